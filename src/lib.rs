@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Plans a Xen HVM guest's PCI MMIO layout before the guest exists.
+#![forbid(unsafe_code)]
