@@ -1,3 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Plans a Xen HVM guest's PCI MMIO layout before the guest exists.
 #![forbid(unsafe_code)]
+
+pub mod address;
+pub mod guest;
+pub mod layout;
+pub mod pci;
+pub mod source;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The rules a layout keeps, as a checker that shares no code with the planner.
+//!
+//! Deliberately plain: it compares what is there with what the rules say, pair by pair where order does not make that
+//! needless. Tests run it over every layout; commands run it over every layout before it is printed or stored.
+
+use crate::address::{Address, Range, Size};
+use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, LARGEST_HOLE, SMALLEST_HOLE};
+use crate::layout::{Layout, WindowKind};
+use crate::pci::{BarKind, Bdf};
+
+/// A rule that a layout breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(String);
+
+/// Something with an address, for the pairwise rules.
+struct Item {
+    name: String,
+    range: Range,
+    /// What two items of the same owner may share is still nothing; the owner is for the message.
+    io: bool,
+}
+
+/// Every rule of docs/layout-rules.md that `layout` breaks for `guest`; empty for a good layout.
+pub fn check(guest: &Guest, layout: &Layout) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut broken = |message: String| found.push(Violation(message));
+
+    ram(guest, layout, &mut broken);
+    bars_are_the_guests(guest, layout, &mut broken);
+    windows(layout, &mut broken);
+    let items = items(guest, layout, &mut broken);
+    overlaps(items, &mut broken);
+    found
+}
+
+fn ram(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) {
+    let hole = layout.mmio_hole_size;
+    let border = Address::FOUR_GIB.checked_sub(hole);
+    let whole = Address::ZERO.checked_add(hole).is_some_and(|end| end.is_aligned(HOLE_GRANULARITY));
+    if !whole || hole < SMALLEST_HOLE || hole > LARGEST_HOLE {
+        broken(format!("the hole of {hole} is no multiple of 2M from 256M to 3840M"));
+    }
+    let low_end = Address::from_frame(layout.low_mem_pgend);
+    let high_end = Address::from_frame(layout.high_mem_pgend).unwrap_or_default();
+    let sum = low_end.and_then(|end| {
+        end.distance_from(Address::ZERO).checked_add(high_end.distance_from(Address::FOUR_GIB))
+    });
+    if sum != guest.ram() {
+        broken(format!("RAM is {sum:?} where the guest has {:?}", guest.ram()));
+    }
+    if low_end.is_none() || border.is_none() || low_end > border {
+        broken(format!("RAM ends at {low_end:?}, inside the hole of {hole}"));
+    }
+    if high_end > Address::FOUR_GIB && low_end != border {
+        broken("there is RAM above 4G although there is room below the hole".to_owned());
+    }
+    let taken: Vec<Range> = guest.reserved_device_memory().collect();
+    for ram in layout.ram() {
+        for rdm in taken.iter().filter(|rdm| rdm.overlaps(ram)) {
+            broken(format!("RAM {ram} overlaps reserved device memory {rdm}"));
+        }
+        if ram.end() > guest.address_limit() {
+            broken(format!("RAM {ram} ends past the guest's {} bits", guest.loader_phys_bits()));
+        }
+    }
+}
+
+fn bars_are_the_guests(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) {
+    let mut asked: Vec<(Bdf, u8, BarKind, Size)> = guest
+        .devices
+        .iter()
+        .flat_map(|device| device.bars.iter().map(|bar| (device.bdf, bar.reg, bar.kind, bar.size)))
+        .collect();
+    let mut placed: Vec<(Bdf, u8, BarKind, Size)> =
+        layout.bars.iter().map(|bar| (bar.bdf, bar.reg, bar.kind, bar.size)).collect();
+    asked.sort_unstable();
+    placed.sort_unstable();
+    if asked != placed {
+        broken("the layout's BARs are not the guest's".to_owned());
+    }
+}
+
+fn windows(layout: &Layout, broken: &mut impl FnMut(String)) {
+    for kind in [WindowKind::Low, WindowKind::High, WindowKind::Io] {
+        if layout.windows.iter().filter(|window| window.kind == kind).count() > 1 {
+            broken(format!("there are two {kind} windows"));
+        }
+    }
+    let border = Address::FOUR_GIB.checked_sub(layout.mmio_hole_size).unwrap_or(Address::FOUR_GIB);
+    for window in &layout.windows {
+        let (lowest, highest) = match window.kind {
+            WindowKind::Low => (border, FIXED_REGIONS),
+            WindowKind::High => {
+                (Address::FOUR_GIB, Address::new(1_u64.checked_shl(layout.phys_bits.into()).unwrap_or(0)))
+            }
+            WindowKind::Io => (Address::ZERO, Address::new(0x1_0000)),
+        };
+        let Some(range) = window.range() else {
+            broken(format!("the {} window runs backwards", window.kind));
+            continue;
+        };
+        if range.start() < lowest || range.end() > highest {
+            broken(format!("the {} window {range} leaves {lowest} to {highest}", window.kind));
+        }
+        if window.kind == WindowKind::Io {
+            continue;
+        }
+        let device_model = layout
+            .reserved_memory
+            .iter()
+            .filter(|memory| memory.what == crate::layout::ReservedKind::DeviceModel)
+            .filter_map(|memory| memory.range());
+        for other in layout.ram().chain(device_model).filter(|other| other.overlaps(range)) {
+            broken(format!("the {} window {range} touches RAM or device-model memory {other}", window.kind));
+        }
+    }
+}
+
+/// Every BAR and reservation, checked on its own, with the pages it takes.
+fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec<Item> {
+    let mut items = Vec::new();
+    let uncached_only = guest.platform_bar_above_window();
+    for bar in &layout.bars {
+        let name = format!("{} BAR 0x{:02x} ({})", bar.bdf, bar.reg, bar.size);
+        let io = !bar.kind.is_memory();
+        let alignment = if io { bar.size } else { bar.size.max(layout.page_size) };
+        if !bar.address.is_aligned(alignment) {
+            broken(format!("{name} at {} is not aligned to {alignment}", bar.address));
+        }
+        let Some(range) = Range::sized(bar.address, alignment) else {
+            broken(format!("{name} at {} runs past the highest address", bar.address));
+            continue;
+        };
+        let kinds: &[WindowKind] = match bar.kind {
+            BarKind::Io => &[WindowKind::Io],
+            BarKind::Mem64 => &[WindowKind::Low, WindowKind::High],
+            BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => &[WindowKind::Low],
+        };
+        let inside =
+            kinds.iter().any(|&kind| layout.window(kind).is_some_and(|window| window.contains(range)));
+        let platform = uncached_only
+            && guest.devices.iter().any(|device| device.bdf == bar.bdf && device.is_xen_platform())
+            && layout.window(WindowKind::Low).is_some_and(|low| low.end() <= range.start())
+            && range.end() <= FIXED_REGIONS;
+        if !inside && !platform {
+            broken(format!("{name} at {range} lies in no window"));
+        }
+        items.push(Item { name, range, io });
+    }
+    for reservation in &layout.reserved {
+        let name = format!("the {} reservation ({})", reservation.window, reservation.size);
+        let Some(range) = reservation.range() else {
+            broken(format!("{name} runs past the highest address"));
+            continue;
+        };
+        if !reservation.start.is_aligned(reservation.size.previous_power_of_two()) {
+            broken(format!("{name} at {} is not aligned", reservation.start));
+        }
+        if !layout.window(reservation.window).is_some_and(|window| window.contains(range)) {
+            broken(format!("{name} at {range} lies outside its window"));
+        }
+        items.push(Item { name, range, io: false });
+    }
+    let guest_reserved = guest.reserved_device_memory().chain(guest.hypertransport_hole());
+    for barred in layout.reserved_memory.iter().filter_map(|memory| memory.range()).chain(guest_reserved) {
+        for item in items.iter().filter(|item| !item.io && item.range.overlaps(barred)) {
+            broken(format!("{} at {} lies on reserved memory {barred}", item.name, item.range));
+        }
+    }
+    items
+}
+
+/// No two on one page: each item's range is already whole pages, so sorted neighbours tell.
+fn overlaps(mut items: Vec<Item>, broken: &mut impl FnMut(String)) {
+    items.sort_by_key(|item| (item.io, item.range));
+    let mut reach: Option<&Item> = None;
+    for item in &items {
+        match reach {
+            Some(before) if before.io == item.io && before.range.overlaps(item.range) => {
+                broken(format!("{} and {} share {}", before.name, item.name, item.range.start()));
+            }
+            _ => {}
+        }
+        let farther =
+            reach.is_none_or(|before| before.io != item.io || before.range.end() < item.range.end());
+        if farther {
+            reach = Some(item);
+        }
+    }
+}

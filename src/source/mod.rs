@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Where guests and devices come from.
+
+pub mod description;
