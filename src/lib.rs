@@ -6,4 +6,5 @@ pub mod address;
 pub mod guest;
 pub mod layout;
 pub mod pci;
+pub mod planner;
 pub mod source;

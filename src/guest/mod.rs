@@ -68,10 +68,10 @@ pub struct Guest {
     pub passthrough: bool,
     /// Where the recorder of a test guest came from; read and ignored.
     #[serde(default, skip_serializing)]
-    profile: Option<serde_json::Value>,
+    pub profile: Option<serde_json::Value>,
     /// What is odd about a test guest; read and ignored.
     #[serde(default, skip_serializing)]
-    weird: Option<serde_json::Value>,
+    pub weird: Option<serde_json::Value>,
 }
 
 /// Hot-plug space, in bytes.

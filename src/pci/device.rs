@@ -62,9 +62,9 @@ pub struct RawRegister {
 }
 
 impl Device {
-    /// Whether this is the Xen platform device (5853:0001).
+    /// Whether this is the Xen platform device (5853:0001; hvmloader takes 5853:0002 for one too).
     pub fn is_xen_platform(&self) -> bool {
-        (self.vendor, self.device) == (0x5853, 0x0001)
+        self.vendor == 0x5853 && matches!(self.device, 1 | 2)
     }
 
     /// Whether this is a PCI-to-PCI bridge (header type 1).

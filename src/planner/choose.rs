@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The search: the smallest hole, the fewest BARs above 4 GiB, the windows, and then every block its place.
+
+use std::ops::RangeInclusive;
+
+use super::Options;
+use super::demand::{Demand, Wanted, Zone};
+use super::free_space::FreeSpace;
+use super::high_window::{self, Content, HighWindow};
+use super::room::Room;
+use super::size_classes::SizeClasses;
+use crate::address::{Address, Range, Size};
+use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
+use crate::layout::{
+    Layout, LayoutDevice, Reservation, ReservedKind, ReservedMemory, VARIABLE_MTRRS, Warning, Window,
+    WindowKind, variable_mtrrs,
+};
+
+/// The high window that a guest with passthrough gets for later, if its width has room: one device with a 128 GiB BAR
+/// (H100, the largest of docs/real-devices) fits beside smaller ones.
+const PASSTHROUGH_SPARE: Size = Size::new(129 << 30);
+
+/// The holes that a guest may have, in bytes: all, or the one that is fixed.
+pub fn holes(guest: &Guest, options: &Options, demand: &Demand) -> RangeInclusive<u64> {
+    if let Some(fixed) = options.fixed_hole(guest) {
+        let allowed = (SMALLEST_HOLE..=LARGEST_HOLE).contains(&fixed)
+            && Address::new(fixed.get()).is_aligned(HOLE_GRANULARITY);
+        let index = fixed.get().checked_div(HOLE_GRANULARITY.get()).unwrap_or(0);
+        return if allowed { index..=index } else { RangeInclusive::new(1, 0) };
+    }
+    // Nothing smaller than what only the low window can take, and the fixed regions above it.
+    let least = demand.low.total().saturating_add(demand.odd_low().unwrap_or_default());
+    let least = least.saturating_add(Address::FOUR_GIB.distance_from(FIXED_REGIONS)).max(SMALLEST_HOLE);
+    let index = |size: Size| size.get().div_ceil(HOLE_GRANULARITY.get());
+    index(least)..=index(LARGEST_HOLE)
+}
+
+fn hole_of(index: u64) -> Size {
+    HOLE_GRANULARITY.checked_mul(index).unwrap_or(LARGEST_HOLE)
+}
+
+/// Whether any hole has room for everything.
+pub fn possible(guest: &Guest, options: &Options) -> bool {
+    let demand = Demand::of(guest, options);
+    io_places(&demand).is_some() && first_room(guest, &demand, holes(guest, options, &demand)).is_some()
+}
+
+/// The first of `holes` with room for everything, and the room it gives.
+fn first_room(guest: &Guest, demand: &Demand, mut holes: RangeInclusive<u64>) -> Option<Room> {
+    holes.find_map(|index| {
+        let room = Room::new(guest, demand, hole_of(index)).ok()?;
+        room.fit(demand, u64::MAX).is_some().then_some(room)
+    })
+}
+
+/// The layout, if there is one.
+pub fn layout(guest: &Guest, options: &Options) -> Option<Layout> {
+    let mut demand = Demand::of(guest, options);
+    let io = io_places(&demand)?;
+    let holes = holes(guest, options, &demand);
+    let room = first_room(guest, &demand, holes.clone())?;
+    let smallest = room.hole;
+    let mut best = arrange(guest, &demand, room)?;
+    // A hole up to a fiftieth larger is taken where it saves the guest from running out of MTRRs, or device-model
+    // memory from lying on a device's reserved memory.
+    let step = smallest.get().checked_div(HOLE_GRANULARITY.get())?;
+    let last = step.saturating_add(step.checked_div(50)?).min(*holes.end());
+    let mut larger = step.saturating_add(1)..=last;
+    while best.flaws() > 0
+        && let Some(room) = first_room(guest, &demand, larger.clone())
+    {
+        larger = room.hole.get().checked_div(HOLE_GRANULARITY.get())?.saturating_add(1)..=last;
+        if let Some(other) = arrange(guest, &demand, room)
+            && other.flaws() < best.flaws()
+        {
+            best = other;
+        }
+    }
+    for (index, address) in io {
+        demand.wanted.get_mut(index)?.bar.address = address;
+    }
+    write(guest, demand, &best)
+}
+
+/// A hole with everything decided but the addresses.
+struct Arrangement {
+    room: Room,
+    /// The 64-bit blocks that go above 4 GiB.
+    up: SizeClasses,
+    low_window: Range,
+    high: Option<HighWindow>,
+    mtrrs: u32,
+}
+
+impl Arrangement {
+    /// What could be better about it.
+    fn flaws(&self) -> u32 {
+        u32::from(self.mtrrs > VARIABLE_MTRRS)
+            .saturating_add(u32::from(self.room.device_model_on_reserved.is_some()))
+    }
+}
+
+/// Decides, for a room that has place for everything, what goes up and where the windows are.
+fn arrange(guest: &Guest, demand: &Demand, room: Room) -> Option<Arrangement> {
+    let up = fewest_up(&room, demand)?;
+    let content = Content {
+        blocks: up.with(&demand.high),
+        odd: demand.odd_high(),
+        spare: if guest.passthrough && demand.reserve_high.is_zero() {
+            PASSTHROUGH_SPARE
+        } else {
+            Size::ZERO
+        },
+    };
+    let holes: Vec<Range> = guest.hypertransport_hole().into_iter().collect();
+    let high = high_window::choose(&room.high, &holes, &content);
+    let high_range = high.as_ref().and_then(|high| high.window);
+    let (low_window, mtrrs) = low_window(&room, demand, &up, high_range);
+    Some(Arrangement { room, up, low_window, high, mtrrs })
+}
+
+/// The fit that sends the fewest of the largest 64-bit blocks up. Sending one more up never makes the rest harder to
+/// place, so the fewest is found by halving.
+fn fewest_up(room: &Room, demand: &Demand) -> Option<SizeClasses> {
+    if let Some(up) = room.fit(demand, 0) {
+        return Some(up);
+    }
+    let (mut too_few, mut enough) = (0, demand.either.count());
+    while enough.saturating_sub(too_few) > 1 {
+        let middle = too_few.midpoint(enough);
+        if room.fit(demand, middle).is_some() {
+            enough = middle;
+        } else {
+            too_few = middle;
+        }
+    }
+    room.fit(demand, enough)
+}
+
+/// The low window: as wide as the hole, its start raised only where that brings the MTRRs within the budget and all
+/// still fits. With it, how many MTRRs both windows take.
+fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range>) -> (Range, u32) {
+    let widest = room.low_window;
+    let count = |low: Range| variable_mtrrs([Some(low), high].into_iter().flatten());
+    if count(widest) <= VARIABLE_MTRRS {
+        return (widest, count(widest));
+    }
+    let left = demand.low.with(&demand.either.without(up));
+    let raised =
+        (13..=28).filter_map(|bit| Range::new(widest.start().align_up(Size::new(1 << bit))?, widest.end()));
+    let good = raised.filter(|low| count(*low) <= VARIABLE_MTRRS).find(|low| {
+        let inside = room.low.within(*low);
+        match demand.odd_low() {
+            None => left.fit(&inside),
+            Some(size) => {
+                inside.carve(size, size.previous_power_of_two(), 64, |rest| left.fit(rest)).is_some()
+            }
+        }
+    });
+    let window = good.unwrap_or(widest);
+    (window, count(window))
+}
+
+/// Where each I/O BAR goes, by index into the demand.
+fn io_places(demand: &Demand) -> Option<Vec<(usize, Address)>> {
+    let mut free = FreeSpace::new(Range::new(IO_WINDOW.0, IO_WINDOW.1), []);
+    let ports = demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Io);
+    ports.map(|(index, wanted)| Some((index, free.take_run(wanted.block, 1)?.0))).collect()
+}
+
+/// A block to be placed: a BAR by its index, or a reservation.
+#[derive(Clone, Copy)]
+enum Block {
+    Bar(usize),
+    Reservation,
+}
+
+/// Gives each block, largest first, the lowest aligned place; `blocks` are sorted that way. A reservation comes after
+/// the BARs of its size.
+fn place(free: &mut FreeSpace, blocks: &[(Size, Block)]) -> Option<Vec<(Block, Address)>> {
+    let mut placed = Vec::with_capacity(blocks.len());
+    for same in blocks.chunk_by(|a, b| a.0 == b.0) {
+        let size = same.first()?.0;
+        let mut rest = same.iter();
+        while rest.len() > 0 {
+            let (start, count) = free.take_run(size, u64::try_from(rest.len()).ok()?)?;
+            let mut address = start;
+            for (_, block) in rest.by_ref().take(usize::try_from(count).ok()?) {
+                placed.push((*block, address));
+                address = address.saturating_add(size);
+            }
+        }
+    }
+    Some(placed)
+}
+
+/// Blocks with their sizes, largest first.
+type Blocks = Vec<(Size, Block)>;
+
+/// Which blocks go low and which high.
+fn divide(demand: &Demand, up: &SizeClasses) -> (Blocks, Blocks) {
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    let mut up = up.clone();
+    for (index, wanted) in demand.wanted.iter().enumerate() {
+        let block = (wanted.block, Block::Bar(index));
+        match wanted.zone {
+            Zone::Low => low.push(block),
+            Zone::High => high.push(block),
+            Zone::Either if up.take_one(wanted.block) => high.push(block),
+            Zone::Either => low.push(block),
+            Zone::Top | Zone::Io => {}
+        }
+    }
+    let reserve = |blocks: &mut Blocks, size: Size| {
+        if size.is_power_of_two() {
+            let at = blocks.partition_point(|(block, _)| *block >= size);
+            blocks.insert(at, (size, Block::Reservation));
+        }
+    };
+    reserve(&mut low, demand.reserve_low);
+    reserve(&mut high, demand.reserve_high);
+    (low, high)
+}
+
+/// Places every block and writes the layout down.
+fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layout> {
+    let (low_blocks, high_blocks) = divide(&demand, &chosen.up);
+    let mut layout = Layout::default();
+
+    let mut free = chosen.room.low.within(chosen.low_window);
+    reserve_odd(&mut layout, &mut free, WindowKind::Low, demand.odd_low(), |rest| {
+        place(rest, &low_blocks).is_some()
+    })?;
+    let low = place(&mut free, &low_blocks)?;
+    settle(&mut layout, &mut demand.wanted, low, WindowKind::Low, demand.reserve_low)?;
+    for (index, address) in &chosen.room.top {
+        demand.wanted.get_mut(*index)?.bar.address = *address;
+    }
+    layout.windows.push(window(WindowKind::Low, chosen.low_window));
+
+    if let Some(high) = &chosen.high {
+        let mut free = high.free.clone();
+        reserve_odd(&mut layout, &mut free, WindowKind::High, demand.odd_high(), |rest| {
+            place(rest, &high_blocks).is_some()
+        })?;
+        let placed = place(&mut free, &high_blocks)?;
+        settle(&mut layout, &mut demand.wanted, placed, WindowKind::High, demand.reserve_high)?;
+        let range = match high.window {
+            Some(range) => range,
+            None => high_window::around(high_blocks_placed(&layout, &demand.wanted))?,
+        };
+        layout.windows.push(window(WindowKind::High, range));
+    } else if !high_blocks.is_empty() {
+        return None;
+    }
+    if demand.wanted.iter().any(|wanted| wanted.zone == Zone::Io) {
+        layout.windows.push(Window { kind: WindowKind::Io, start: IO_WINDOW.0, end: IO_WINDOW.1 });
+    }
+    describe(guest, chosen, &mut layout)?;
+    demand.wanted.sort_unstable_by_key(|wanted| (wanted.bar.bdf, wanted.bar.reg));
+    layout.bars = demand.wanted.into_iter().map(|wanted| wanted.bar).collect();
+    Some(layout)
+}
+
+fn window(kind: WindowKind, range: Range) -> Window {
+    Window { kind, start: range.start(), end: range.end() }
+}
+
+/// Everything that was placed above 4 GiB.
+fn high_blocks_placed(layout: &Layout, wanted: &[Wanted]) -> impl Iterator<Item = Range> {
+    let bars = wanted.iter().filter(|wanted| wanted.bar.address >= Address::FOUR_GIB);
+    let bars = bars.filter_map(|wanted| Range::sized(wanted.bar.address, wanted.block));
+    let kept = layout.reserved.iter().filter(|reservation| reservation.window == WindowKind::High);
+    bars.chain(kept.filter_map(Reservation::range))
+}
+
+/// Gives a reservation that is no power of two its place.
+fn reserve_odd(
+    layout: &mut Layout,
+    free: &mut FreeSpace,
+    kind: WindowKind,
+    size: Option<Size>,
+    rest_fits: impl Fn(&mut FreeSpace) -> bool,
+) -> Option<()> {
+    if let Some(size) = size {
+        let (block, left) =
+            free.carve(size, size.previous_power_of_two(), usize::MAX, |left| rest_fits(&mut left.clone()))?;
+        layout.reserved.push(Reservation { window: kind, start: block.start(), size });
+        *free = left;
+    }
+    Some(())
+}
+
+/// Writes the addresses into the BARs and reservations.
+fn settle(
+    layout: &mut Layout,
+    wanted: &mut [Wanted],
+    placed: Vec<(Block, Address)>,
+    kind: WindowKind,
+    reserved: Size,
+) -> Option<()> {
+    for (block, address) in placed {
+        match block {
+            Block::Bar(index) => wanted.get_mut(index)?.bar.address = address,
+            Block::Reservation => {
+                layout.reserved.push(Reservation { window: kind, start: address, size: reserved });
+            }
+        }
+    }
+    Some(())
+}
+
+/// Fills in all that follows from the guest and the hole.
+fn describe(guest: &Guest, chosen: &Arrangement, layout: &mut Layout) -> Option<()> {
+    let ram = &chosen.room.ram;
+    let frame = |address: Address| address.get().checked_div(Size::FRAME.get());
+    layout.id = guest.id.clone();
+    layout.name = guest.name.clone();
+    layout.phys_bits = guest.loader_phys_bits();
+    layout.page_size = guest.page_size;
+    layout.low_mem_pgend = frame(ram.low_end)?;
+    layout.high_mem_pgend = if ram.high_end > Address::FOUR_GIB { frame(ram.high_end)? } else { 0 };
+    layout.mmio_hole_size = chosen.room.hole;
+    let reserved = |range: Range, what| ReservedMemory { start: range.start(), size: range.size(), what };
+    let rdm = guest.reserved_device_memory().map(|range| reserved(range, ReservedKind::Rdm));
+    let device_model = ram.device_model.iter().map(|range| reserved(*range, ReservedKind::DeviceModel));
+    let swallowed = guest.hypertransport_hole().map(|range| reserved(range, ReservedKind::Hypertransport));
+    layout.reserved_memory = rdm.chain(device_model).chain(swallowed).collect();
+    layout.devices = guest
+        .devices
+        .iter()
+        .map(|device| LayoutDevice {
+            bdf: device.bdf,
+            vendor: device.vendor,
+            device: device.device,
+            class: device.class,
+            bridge: device.bridge,
+            host: device.host,
+            model: device.model.clone(),
+        })
+        .collect();
+    layout.devices.sort_unstable_by_key(|device| device.bdf);
+    let memory = layout.windows.iter().filter(|window| window.kind != WindowKind::Io);
+    layout.mtrrs = variable_mtrrs(memory.filter_map(Window::range));
+    layout.warnings = warnings(guest, chosen, layout);
+    Some(())
+}
+
+fn warnings(guest: &Guest, chosen: &Arrangement, layout: &Layout) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if layout.mtrrs > VARIABLE_MTRRS {
+        warnings.push(Warning::new(
+            "mtrr-budget",
+            format!(
+                "the windows take {} variable MTRRs and a guest has {VARIABLE_MTRRS}: hvmloader leaves the last \
+                 stretch write-back, and a guest without PAT would cache device registers there",
+                layout.mtrrs
+            ),
+        ));
+    }
+    if let Some((block, rdm)) = chosen.room.device_model_on_reserved {
+        warnings.push(Warning::new(
+            "device-model-on-reserved-memory",
+            format!(
+                "the device model populates {block}, right after RAM, and that lies on reserved device memory \
+                 {rdm}: give the guest another memory size, or a larger mmio_hole= so that RAM ends elsewhere"
+            ),
+        ));
+    }
+    if let Some(hole) = guest.hypertransport_hole() {
+        for ram in layout.ram().filter(|ram| ram.overlaps(hole)) {
+            warnings.push(Warning::new(
+                "ram-on-hypertransport",
+                format!(
+                    "RAM {ram} covers AMD's HyperTransport hole {hole}: a device's DMA to it does not arrive"
+                ),
+            ));
+        }
+        if let Some(window) = layout.window(WindowKind::High).filter(|window| window.overlaps(hole)) {
+            warnings.push(Warning::new(
+                "window-on-hypertransport",
+                format!("the high window {window} spans AMD's HyperTransport hole {hole}, where nothing was placed"),
+            ));
+        }
+    }
+    for device in &guest.devices {
+        for bar in device.bars.iter().filter(|bar| bar.kind == crate::pci::BarKind::Mem1m) {
+            warnings.push(Warning::about(
+                "below-1m-bar",
+                device.bdf,
+                format!(
+                    "BAR 0x{:02x} ({}) asks for memory below 1M (type 01, PCI 2.1), where a guest has RAM; it is placed \
+                     below 4G, as hvmloader and Linux do",
+                    bar.reg, bar.size
+                ),
+            ));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Free address space, and how many aligned blocks it still holds.
+
+use crate::address::{Address, Range, Size};
+
+/// Disjoint free ranges in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FreeSpace {
+    ranges: Vec<Range>,
+}
+
+impl FreeSpace {
+    /// All of `whole` but what `barred` takes.
+    pub fn new(whole: Option<Range>, barred: impl IntoIterator<Item = Range>) -> Self {
+        let mut space = Self { ranges: whole.into_iter().filter(|range| !range.is_empty()).collect() };
+        for range in barred {
+            space.remove(range);
+        }
+        space
+    }
+
+    /// Takes a range out.
+    pub fn remove(&mut self, taken: Range) {
+        if self.ranges.iter().any(|range| range.overlaps(taken)) {
+            self.ranges = self.ranges.iter().flat_map(|range| range.without(taken)).collect();
+        }
+    }
+
+    /// The part inside `window`.
+    pub fn within(&self, window: Range) -> Self {
+        Self { ranges: self.ranges.iter().filter_map(|range| range.intersection(window)).collect() }
+    }
+
+    /// The free ranges, ascending.
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// How many bytes are free in naturally aligned blocks of `block` bytes (a power of two).
+    ///
+    /// This is all that decides whether aligned powers of two fit, largest first (docs/planner.md).
+    pub fn aligned_capacity(&self, block: Size) -> Size {
+        self.ranges.iter().fold(Size::ZERO, |sum, range| sum.saturating_add(aligned_part(*range, block)))
+    }
+
+    /// The largest aligned power of two that is free; zero if nothing is.
+    pub fn largest_block(&self) -> Size {
+        let largest = |range: &Range| {
+            let mut block = range.size().previous_power_of_two();
+            while !block.is_zero() && aligned_part(*range, block).is_zero() {
+                block = Size::new(block.get() >> 1);
+            }
+            block
+        };
+        self.ranges.iter().map(largest).max().unwrap_or_default()
+    }
+
+    /// Takes up to `count` adjacent aligned blocks of `block` bytes from the lowest place that holds one: the first
+    /// block's address and how many there are. `None` where no block is left.
+    pub fn take_run(&mut self, block: Size, count: u64) -> Option<(Address, u64)> {
+        let index = self.ranges.iter().position(|range| !aligned_part(*range, block).is_zero())?;
+        let range = self.ranges.get(index).copied()?;
+        let start = range.start().align_up(block)?;
+        let blocks = aligned_part(range, block).get().checked_div(block.get())?;
+        let taken = blocks.min(count);
+        let run = Range::sized(start, block.checked_mul(taken)?)?;
+        self.ranges.splice(index..=index, range.without(run));
+        Some((start, taken))
+    }
+
+    /// Takes `size` bytes from the lowest multiple of `alignment` that holds them and that `good` accepts, given what
+    /// would be left. At most `tries` places are looked at.
+    pub fn carve(
+        &self,
+        size: Size,
+        alignment: Size,
+        tries: usize,
+        mut good: impl FnMut(&Self) -> bool,
+    ) -> Option<(Range, Self)> {
+        let places = self.ranges.iter().flat_map(|range| {
+            let first = range.start().align_up(alignment);
+            std::iter::successors(first, move |place| place.checked_add(alignment))
+                .map_while(move |place| Range::sized(place, size).filter(|block| range.contains(*block)))
+        });
+        places.take(tries).find_map(|block| {
+            let mut left = self.clone();
+            left.remove(block);
+            good(&left).then_some((block, left))
+        })
+    }
+}
+
+/// How many bytes of `range` lie in aligned blocks that are whole.
+fn aligned_part(range: Range, block: Size) -> Size {
+    match range.start().align_up(block) {
+        Some(start) => range.end().align_down(block).distance_from(start),
+        None => Size::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> Range {
+        Range::new(Address::new(start), Address::new(end)).unwrap()
+    }
+
+    #[test]
+    fn only_whole_aligned_blocks_count() {
+        let space = FreeSpace::new(Some(range(0x1000, 0x9000)), [range(0x4800, 0x4900)]);
+        assert_eq!(space.aligned_capacity(Size::new(0x1000)).get(), 0x7000);
+        assert_eq!(space.aligned_capacity(Size::new(0x4000)).get(), 0);
+        assert_eq!(space.largest_block().get(), 0x2000);
+    }
+
+    #[test]
+    fn a_run_starts_at_the_lowest_place_and_leaves_the_gap_before_it() {
+        let mut space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
+        assert_eq!(space.take_run(Size::new(0x2000), 2), Some((Address::new(0x2000), 2)));
+        assert_eq!(space.ranges(), [range(0x1000, 0x2000), range(0x6000, 0x9000)]);
+        assert_eq!(space.take_run(Size::new(0x1000), 9), Some((Address::new(0x1000), 1)));
+        assert_eq!(space.take_run(Size::new(0x4000), 1), None);
+    }
+
+    #[test]
+    fn a_carved_block_need_not_be_a_power_of_two() {
+        let space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
+        let (block, left) = space.carve(Size::new(0x3000), Size::new(0x2000), 10, |_| true).unwrap();
+        assert_eq!(block, range(0x2000, 0x5000));
+        assert_eq!(left.ranges(), [range(0x1000, 0x2000), range(0x5000, 0x9000)]);
+        let last = space.carve(Size::new(0x3000), Size::new(0x2000), 10, |left| {
+            left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000)
+        });
+        assert_eq!(last.unwrap().0, range(0x6000, 0x9000));
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Where the high window lies: past all memory, aligned to its size where it can be, lowest address first.
+
+use super::free_space::FreeSpace;
+use super::size_classes::SizeClasses;
+use crate::address::{Address, Range, Size};
+
+/// How many places are tried for a window of one size.
+const TRIES: usize = 1024;
+
+/// The smallest window that is worth having for hot-plug that nobody asked for.
+const SMALLEST_SPARE: Size = Size::new(1 << 30);
+
+/// A high window and the free space inside.
+#[derive(Clone, Debug)]
+pub struct HighWindow {
+    /// The window; `None` where it is to be as wide as what is then placed in it.
+    pub window: Option<Range>,
+    /// Where blocks may be placed.
+    pub free: FreeSpace,
+}
+
+/// What a high window must hold.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// The blocks.
+    pub blocks: SizeClasses,
+    /// A reservation that is no power of two.
+    pub odd: Option<Size>,
+    /// Space beside all that which would be good to have.
+    pub spare: Size,
+}
+
+impl Content {
+    /// Whether all of it can be placed in `free`.
+    fn fits(&self, free: &FreeSpace) -> bool {
+        match self.odd {
+            None => self.blocks.fit(free),
+            Some(size) => {
+                free.carve(size, size.previous_power_of_two(), TRIES, |left| self.blocks.fit(left)).is_some()
+            }
+        }
+    }
+}
+
+/// Chooses the window in `free` (everything above 4 GiB that is not barred; `holes` are what it must not span if that
+/// can be helped). `None` where nothing needs one.
+pub fn choose(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<HighWindow> {
+    let needed = content.blocks.total().saturating_add(content.odd.unwrap_or_default());
+    if needed.is_zero() && content.spare.is_zero() {
+        return None;
+    }
+    let spares = std::iter::successors(Some(content.spare), |spare| Some(Size::new(spare.get() >> 1)))
+        .take_while(|spare| *spare >= SMALLEST_SPARE)
+        .chain([Size::ZERO]);
+    let mut tried = Size::ZERO;
+    for spare in spares {
+        let least = needed.saturating_add(spare).next_power_of_two()?;
+        // Twice as large helps where a reserved region stands in the middle.
+        for size in [Some(least), least.checked_mul(2)].into_iter().flatten() {
+            if size == tried || size.get() <= 1 {
+                continue;
+            }
+            tried = size;
+            if let Some(window) = aligned(free, holes, content, size) {
+                return Some(HighWindow { free: free.within(window), window: Some(window) });
+            }
+        }
+    }
+    if needed.is_zero() {
+        return None;
+    }
+    // Too tight for a window aligned to its size: whatever holds it, on one side of the hole if possible.
+    let all = free
+        .ranges()
+        .first()
+        .zip(free.ranges().last())
+        .and_then(|(first, last)| Range::new(first.start(), last.end()))?;
+    let sides = holes.iter().flat_map(|hole| all.without(*hole)).chain([all]);
+    let free = sides.map(|side| free.within(side)).find(|part| content.fits(part))?;
+    Some(HighWindow { window: None, free })
+}
+
+/// The lowest window of `size` bytes, aligned to its size, that holds the content.
+fn aligned(free: &FreeSpace, holes: &[Range], content: &Content, size: Size) -> Option<Range> {
+    let lowest = free.ranges().first()?.start();
+    let highest = free.ranges().last()?.end();
+    let first = lowest.align_up(size)?;
+    std::iter::successors(Some(first), |start| start.checked_add(size))
+        .take(TRIES)
+        .map_while(|start| Range::sized(start, size).filter(|window| window.end() <= highest))
+        .find(|window| {
+            holes.iter().all(|hole| !hole.overlaps(*window)) && content.fits(&free.within(*window))
+        })
+}
+
+/// The lowest and highest address of what was placed, as a window.
+pub fn around(blocks: impl Iterator<Item = Range>) -> Option<Range> {
+    let (start, end) = blocks.fold((Address::new(u64::MAX), Address::ZERO), |(start, end), block| {
+        (start.min(block.start()), end.max(block.end()))
+    });
+    Range::new(start, end)
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The decisions: how deep the hole is, what goes above 4 GiB, where each BAR lies, and why not.
+//!
+//! Pure: no I/O, no clock, no environment, and the same answer for the same guest whatever the order of its devices.
+//! Blocks are powers of two and naturally aligned, so they nest; placing the largest first into any aligned free
+//! block then finds a placement wherever there is one ([`size_classes`]). What is left to choose is small and is
+//! searched completely: the hole, from the smallest up in steps of 2 MiB ([`choose`]), and how many of the largest
+//! 64-bit BARs go above 4 GiB. docs/planner.md has the argument, and where it would stop to hold.
+
+mod choose;
+mod demand;
+mod free_space;
+mod high_window;
+mod room;
+mod size_classes;
+mod why_not;
+
+use crate::address::Size;
+use crate::guest::Guest;
+use crate::layout::{Layout, Refusal};
+
+/// What the caller asks for beside the guest.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whether the hole may differ from the one that the guest's configuration demands.
+    pub resize_hole: bool,
+    /// The hole that the guest's RAM is laid out for already: that one or a refusal.
+    pub built_hole: Option<Size>,
+    /// 64-bit BARs larger than this go above 4 GiB, whatever room there is below.
+    pub high_above: Option<Size>,
+}
+
+impl Options {
+    /// The hole that must be kept, if one must.
+    pub fn fixed_hole(&self, guest: &Guest) -> Option<Size> {
+        self.built_hole.or_else(|| if self.resize_hole { None } else { guest.demanded_hole() })
+    }
+
+    fn sends_high(&self, size: Size) -> bool {
+        self.high_above.is_some_and(|limit| size > limit)
+    }
+}
+
+/// The layout for `guest`.
+///
+/// # Errors
+///
+/// Why there is none, what is in the way, and what would help.
+pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
+    choose::layout(guest, options).ok_or_else(|| Box::new(why_not::explain(guest, options)))
+}
