@@ -114,6 +114,30 @@ impl Size {
         Self(bytes)
     }
 
+    /// Reads a size as people write it: `256M`, `16G`, `4096`, `0x1000`; a `B` or `iB` after the unit is allowed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |digits: &str| match digits.strip_prefix("0x") {
+            Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                u64::from_str_radix(hex, 16).ok()
+            }
+            _ if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+            _ => None,
+        };
+        if let Some(bytes) = number(text) {
+            return Some(Self(bytes));
+        }
+        let text = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let shift = match unit {
+            "k" | "K" => 10,
+            "m" | "M" => 20,
+            "g" | "G" => 30,
+            "t" | "T" => 40,
+            _ => return None,
+        };
+        Self(1 << shift).checked_mul(number(digits)?)
+    }
+
     /// `count` MiB, if that is below 2^64 bytes.
     pub const fn mib(count: u64) -> Option<Self> {
         match count.checked_mul(Self::MIB.0) {
@@ -290,6 +314,18 @@ mod tests {
         assert_eq!(shown(3 << 29), "1536M");
         assert_eq!(shown(128 << 30), "128G");
         assert_eq!(shown(1 << 63), "8E");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("256M", 256 << 20), ("16G", 16 << 30), ("4096", 4096), ("0x1000", 4096), ("64KiB", 64 << 10)]
+        {
+            assert_eq!(Size::parse(text), Some(Size::new(bytes)), "{text}");
+        }
+        for text in ["", "M", "-1", "1.5G", "99999999999999999999", "16777216T", "4 G", "é", "0xg"] {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
     }
 
     #[test]

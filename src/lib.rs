@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod command;
 pub mod guest;
 pub mod layout;
 pub mod pci;
 pub mod planner;
+pub mod report;
 pub mod source;

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The commands: one file each, and what they share.
+//!
+//! A command gets its arguments and a place to write its answer to, and says yes or no ([`Answer`]) or why it could
+//! not tell ([`Failure`]). Only `main.rs` turns that into an exit code.
+
+mod guest;
+mod plan;
+
+pub use guest::GuestArguments;
+
+use std::io::{self, Write};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::layout::{Code, Refusal};
+
+/// Plans a Xen HVM guest's PCI MMIO layout before the guest exists.
+#[derive(Debug, Parser)]
+#[command(name = "xen-pci-layout", version, about, max_term_width = 100)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Plan(plan::Plan),
+}
+
+impl CommandLine {
+    /// Runs the command; its answer goes to `out`.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer.
+    pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        match &self.command {
+            Command::Plan(command) => command.run(out),
+        }
+    }
+
+    /// Whether the caller wants JSON, so that a failure is to be JSON too.
+    pub fn wants_json(&self) -> bool {
+        match &self.command {
+            Command::Plan(command) => command.wants_json(),
+        }
+    }
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; may change.
+    #[default]
+    Text,
+    /// For programs; versioned.
+    Json,
+}
+
+/// What a command found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, or yes: exit code 0.
+    Yes,
+    /// The answer is no, and has been written: exit code 1.
+    No,
+}
+
+/// Why a command has no answer to write.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The answer is no, with a reason: exit code 1.
+    #[error("{}\nwhat would help: {}", .0.message, .0.remedy)]
+    Refused(#[from] Box<Refusal>),
+    /// Bad arguments or input: exit code 2.
+    #[error("{0}")]
+    Input(String),
+    /// The surroundings failed (xenstore, QMP, sysfs, permission): exit code 3.
+    #[error("{0}")]
+    Environment(String),
+    /// The answer could not be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    /// The exit code that the manual page promises.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 1,
+            Self::Input(_) => 2,
+            Self::Environment(_) | Self::Output(_) => 3,
+        }
+    }
+
+    /// The failure as the JSON object that stands for an answer.
+    pub fn to_json(&self) -> serde_json::Value {
+        let other = |code, message: &dyn ToString| Refusal {
+            code,
+            message: message.to_string(),
+            blocking: Vec::new(),
+            remedy: String::new(),
+        };
+        match self {
+            Self::Refused(refusal) => serde_json::json!({ "error": refusal }),
+            Self::Input(message) => serde_json::json!({ "error": other(Code::InvalidInput, message) }),
+            Self::Environment(message) => serde_json::json!({ "error": other(Code::Environment, message) }),
+            Self::Output(error) => serde_json::json!({ "error": other(Code::Environment, error) }),
+        }
+    }
+}
+
+/// Writes a value as JSON for people's eyes too, with a newline.
+fn write_json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// A size as people write it on a command line: `256M`, `16G`, `4096`, `0x1000`.
+fn size_argument(text: &str) -> Result<crate::address::Size, String> {
+    crate::address::Size::parse(text)
+        .ok_or_else(|| format!("\"{text}\" is no size: a number of bytes, or one with K, M, G or T after it"))
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! `plan`: the layout this program chooses.
+
+use std::io::{BufRead, Write};
+
+use clap::{Args, ValueEnum};
+
+use super::{Answer, Failure, GuestArguments, write_json};
+use crate::address::Size;
+use crate::guest::Guest;
+use crate::layout::{Layout, check};
+use crate::planner::{self, Options};
+use crate::report;
+use crate::source::description;
+
+/// Plan a guest's layout: the hole, the windows, every BAR's place.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  xen-pci-layout plan --format json /etc/xen/guest.cfg")]
+pub struct Plan {
+    #[command(flatten)]
+    guest: GuestArguments,
+    /// How to write the layout
+    #[arg(long, value_enum, default_value_t)]
+    format: PlanFormat,
+    /// Let the plan choose the hole even where the guest's configuration demands one
+    #[arg(long)]
+    resize_hole: bool,
+    /// Put every 64-bit BAR above 4 GiB that is larger than SIZE (such as 256M), whatever room there is below
+    #[arg(long, value_name = "SIZE", value_parser = super::size_argument)]
+    high_above: Option<Size>,
+    /// Put every 64-bit BAR above 4 GiB
+    #[arg(long, conflicts_with = "high_above")]
+    all_high: bool,
+    /// Read one guest description a line and write one compact JSON answer a line
+    #[arg(long)]
+    batch: bool,
+}
+
+/// How a layout is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PlanFormat {
+    /// For people; may change
+    #[default]
+    Text,
+    /// layout/1
+    Json,
+}
+
+impl Plan {
+    /// Whether a failure is to be JSON.
+    pub fn wants_json(&self) -> bool {
+        self.format == PlanFormat::Json
+    }
+
+    fn options(&self) -> Options {
+        let high_above = if self.all_high { Some(Size::ZERO) } else { self.high_above };
+        Options { resize_hole: self.resize_hole, high_above, ..Options::default() }
+    }
+
+    /// Plans and writes the layout.
+    pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        if self.batch {
+            return self.run_batch(out);
+        }
+        let loaded = self.guest.load()?;
+        let mut layout = checked_plan(&loaded.guest, &self.options())?;
+        layout.warnings.splice(0..0, loaded.warnings);
+        match self.format {
+            PlanFormat::Json => write_json(out, &layout)?,
+            PlanFormat::Text => report::text::layout(out, &layout)?,
+        }
+        Ok(Answer::Yes)
+    }
+
+    fn run_batch(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        let options = self.options();
+        let mut worst = 0;
+        for line in self.guest.open()?.lines() {
+            let line = line.map_err(|error| self.guest.unreadable(&error))?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let planned = description::parse(&line)
+                .map_err(|error| (description::id(&line), Failure::Input(error.to_string())))
+                .and_then(|guest| {
+                    checked_plan(&guest, &options).map_err(|failure| (guest.id.clone(), failure))
+                });
+            match planned {
+                Ok(layout) => serde_json::to_writer(&mut *out, &layout).map_err(std::io::Error::from)?,
+                Err((id, failure)) => {
+                    worst = worst.max(failure.exit_code());
+                    let mut answer = failure.to_json();
+                    if let (Some(id), Some(answer)) = (id, answer.as_object_mut()) {
+                        answer.insert("id".to_owned(), id);
+                    }
+                    serde_json::to_writer(&mut *out, &answer).map_err(std::io::Error::from)?;
+                }
+            }
+            writeln!(out)?;
+        }
+        match worst {
+            0 => Ok(Answer::Yes),
+            1 => Ok(Answer::No),
+            _ => Err(Failure::Input("a line was malformed: its answer says what is wrong".to_owned())),
+        }
+    }
+}
+
+/// A plan that has been compared with the rules it must keep. A layout that breaks one is never handed out.
+pub fn checked_plan(guest: &Guest, options: &Options) -> Result<Layout, Failure> {
+    let layout = planner::plan(guest, options)?;
+    let broken = check(guest, &layout);
+    if broken.is_empty() {
+        return Ok(layout);
+    }
+    let rules: Vec<String> = broken.iter().map(ToString::to_string).collect();
+    Err(Failure::Environment(format!(
+        "this is a bug in xen-pci-layout, please report it with the guest: the layout breaks its own rules: {}",
+        rules.join("; ")
+    )))
+}
