@@ -10,3 +10,4 @@ pub mod pci;
 pub mod planner;
 pub mod report;
 pub mod source;
+pub mod xenstore;

@@ -20,7 +20,7 @@ mod store;
 
 pub use library::LibraryError;
 pub use place::PlaceError;
-pub use store::{Access, OpenError, Permission, Transaction, Xs};
+pub use store::{Access, OpenError, Permission, Transaction, Xs, connection_lost};
 
 /// bindgen's output; its layout checks are constant expressions, so a wrong structure does not compile.
 #[allow(dead_code, missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals)]

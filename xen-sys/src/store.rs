@@ -264,6 +264,12 @@ impl<T> Drop for Allocated<T> {
     }
 }
 
+/// Whether a request failed because the daemon is gone. libxenstore answers EBADF to the first request whose answer does not come, and
+/// to all that follow.
+pub fn connection_lost(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADF | libc::EPIPE | libc::ECONNRESET))
+}
+
 /// libxenstore's true, or errno.
 fn answered(done: bool) -> io::Result<()> {
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
