@@ -4,8 +4,12 @@
 //! A command gets its arguments and a place to write its answer to, and says yes or no ([`Answer`]) or why it could
 //! not tell ([`Failure`]). Only `main.rs` turns that into an exit code.
 
+#[cfg(feature = "xenstore")]
+mod apply;
 mod guest;
 mod plan;
+#[cfg(feature = "xenstore")]
+mod show;
 
 pub use guest::GuestArguments;
 
@@ -26,6 +30,10 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Plan(plan::Plan),
+    #[cfg(feature = "xenstore")]
+    Apply(apply::Apply),
+    #[cfg(feature = "xenstore")]
+    Show(show::Show),
 }
 
 impl CommandLine {
@@ -37,6 +45,10 @@ impl CommandLine {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         match &self.command {
             Command::Plan(command) => command.run(out),
+            #[cfg(feature = "xenstore")]
+            Command::Apply(command) => command.run(out),
+            #[cfg(feature = "xenstore")]
+            Command::Show(command) => command.run(out),
         }
     }
 
@@ -44,6 +56,10 @@ impl CommandLine {
     pub fn wants_json(&self) -> bool {
         match &self.command {
             Command::Plan(command) => command.wants_json(),
+            #[cfg(feature = "xenstore")]
+            Command::Apply(command) => command.wants_json(),
+            #[cfg(feature = "xenstore")]
+            Command::Show(command) => command.wants_json(),
         }
     }
 }
@@ -82,6 +98,13 @@ pub enum Failure {
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+}
+
+#[cfg(feature = "xenstore")]
+impl From<crate::xenstore::StoreError> for Failure {
+    fn from(error: crate::xenstore::StoreError) -> Self {
+        Self::Environment(error.to_string())
+    }
 }
 
 impl Failure {

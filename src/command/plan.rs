@@ -5,6 +5,7 @@ use std::io::{BufRead, Write};
 
 use clap::{Args, ValueEnum};
 
+use super::guest::LoadedGuest;
 use super::{Answer, Failure, GuestArguments, write_json};
 use crate::address::Size;
 use crate::guest::Guest;
@@ -22,6 +23,16 @@ pub struct Plan {
     /// How to write the layout
     #[arg(long, value_enum, default_value_t)]
     format: PlanFormat,
+    #[command(flatten)]
+    choices: Choices,
+    /// Read one guest description a line and write one compact JSON answer a line
+    #[arg(long)]
+    batch: bool,
+}
+
+/// What the caller may decide about the layout.
+#[derive(Debug, Args)]
+pub struct Choices {
     /// Let the plan choose the hole even where the guest's configuration demands one
     #[arg(long)]
     resize_hole: bool,
@@ -31,9 +42,14 @@ pub struct Plan {
     /// Put every 64-bit BAR above 4 GiB
     #[arg(long, conflicts_with = "high_above")]
     all_high: bool,
-    /// Read one guest description a line and write one compact JSON answer a line
-    #[arg(long)]
-    batch: bool,
+}
+
+impl Choices {
+    /// The planner's options for them.
+    pub fn options(&self) -> Options {
+        let high_above = if self.all_high { Some(Size::ZERO) } else { self.high_above };
+        Options { resize_hole: self.resize_hole, high_above, ..Options::default() }
+    }
 }
 
 /// How a layout is written.
@@ -52,19 +68,12 @@ impl Plan {
         self.format == PlanFormat::Json
     }
 
-    fn options(&self) -> Options {
-        let high_above = if self.all_high { Some(Size::ZERO) } else { self.high_above };
-        Options { resize_hole: self.resize_hole, high_above, ..Options::default() }
-    }
-
     /// Plans and writes the layout.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
             return self.run_batch(out);
         }
-        let loaded = self.guest.load()?;
-        let mut layout = checked_plan(&loaded.guest, &self.options())?;
-        layout.warnings.splice(0..0, loaded.warnings);
+        let layout = layout_of(self.guest.load()?, &self.choices.options())?;
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => report::text::layout(out, &layout)?,
@@ -73,7 +82,7 @@ impl Plan {
     }
 
     fn run_batch(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let options = self.options();
+        let options = self.choices.options();
         let mut worst = 0;
         for line in self.guest.open()?.lines() {
             let line = line.map_err(|error| self.guest.unreadable(&error))?;
@@ -104,6 +113,13 @@ impl Plan {
             _ => Err(Failure::Input("a line was malformed: its answer says what is wrong".to_owned())),
         }
     }
+}
+
+/// The layout of a guest, with what had to be assumed about it among the warnings.
+pub fn layout_of(loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
+    let mut layout = checked_plan(&loaded.guest, options)?;
+    layout.warnings.splice(0..0, loaded.warnings);
+    Ok(layout)
 }
 
 /// A plan that has been compared with the rules it must keep. A layout that breaks one is never handed out.

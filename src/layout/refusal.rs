@@ -38,6 +38,8 @@ pub enum Code {
     Unsafe,
     /// The input makes no sense.
     InvalidInput,
+    /// There is no layout to start from.
+    NotStored,
     /// The surroundings failed: xenstore, QMP, sysfs, permission.
     Environment,
 }

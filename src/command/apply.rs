@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! `apply`: plan, then store. What libxl runs before it lays out a guest's RAM.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::plan::{Choices, layout_of};
+use super::{Answer, Failure, Format, GuestArguments, write_json};
+use crate::address::Size;
+use crate::guest::{Guest, MMIO_HOLE_SIZE, SMALLEST_HOLE};
+use crate::planner::Options;
+use crate::xenstore::{Domid, Store};
+
+/// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of what is there.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  xen-pci-layout apply --domid 7 /etc/xen/guest.cfg\n  \
+              xl create -p guest.cfg && xen-pci-layout apply --built --domid \"$(xl domid guest)\" guest.cfg")]
+pub struct Apply {
+    /// The domain's number
+    #[arg(long, value_name = "N")]
+    domid: Domid,
+    /// The guest's RAM is laid out already: keep that hole, or exit 1 with nothing stored and name the mmio_hole= to use
+    #[arg(long, conflicts_with = "resize_hole")]
+    built: bool,
+    #[command(flatten)]
+    guest: GuestArguments,
+    #[command(flatten)]
+    choices: Choices,
+    /// How to write the answer; JSON is the layout, as plan writes it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Apply {
+    /// Whether a failure is to be JSON.
+    pub fn wants_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Plans, stores and says so.
+    pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        let loaded = self.guest.load()?;
+        let store = Store::open()?;
+        let mut options = self.choices.options();
+        if self.built {
+            options = Options { built_hole: Some(self.built_hole(&store, &loaded.guest)?), ..options };
+        }
+        let layout = layout_of(loaded, &options)?;
+        let generation = store.write_layout(self.domid, &layout)?;
+        match self.format {
+            Format::Json => write_json(out, &layout)?,
+            Format::Text => {
+                let mib = layout.mmio_hole_size.get().checked_div(Size::MIB.get()).unwrap_or_default();
+                let bars = layout.bars.len();
+                let domid = self.domid;
+                writeln!(
+                    out,
+                    "domain {domid}: stored mmio_hole={mib} MiB and {bars} BARs, generation {generation}"
+                )?;
+                for warning in &layout.warnings {
+                    writeln!(out, "warning: {} [{}]", warning.message, warning.code)?;
+                }
+            }
+        }
+        Ok(Answer::Yes)
+    }
+
+    /// The hole that libxl built the domain with: it writes the size where the administrator gave one (libxl_create.c,
+    /// libxl__domain_build), and builds with 256 MiB where it writes none. Read as hvmloader reads it.
+    fn built_hole(&self, store: &Store, guest: &Guest) -> Result<Size, Failure> {
+        let Some(value) = store.read_domain_key(self.domid, MMIO_HOLE_SIZE)? else {
+            return Ok(SMALLEST_HOLE);
+        };
+        let mut built = guest.clone();
+        built.xenstore.insert(MMIO_HOLE_SIZE.to_owned(), value);
+        Ok(built.demanded_hole().unwrap_or(SMALLEST_HOLE))
+    }
+}
