@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs genuine hvmloader binaries whole in a CPU emulator, over a modelled PCI bus, hypercall page and xenstore ring.
+//!
+//! It says for guests in the corpus's form what the loader did, and compares predictions with that.
+
+mod check;
+mod config_space;
+mod guest;
+mod hypercall;
+mod loader;
+mod machine;
+mod outcome;
+mod variables;
+mod xenstore;
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use guest::Line;
+use machine::Emulator;
+use variables::Variables;
+
+/// Runs genuine hvmloader binaries over a modelled PCI bus
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    /// The hvmloader binary: guests on standard input, one JSON object a line, are answered in order
+    loader: Option<PathBuf>,
+    /// Also say what every BAR's register holds in the end
+    #[arg(long)]
+    registers: bool,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Runs recorded cases from standard input again and compares every field
+    Check {
+        /// The hvmloader binary
+        #[arg(long)]
+        loader: PathBuf,
+        /// Only cases of this release
+        #[arg(long)]
+        xen: Option<String>,
+    },
+}
+
+/// An answer of no, or why there is none.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Differs(String),
+    #[error("{0}")]
+    Input(String),
+    #[error("{0}")]
+    Surroundings(String),
+}
+
+impl Failure {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Differs(_) => 1,
+            Self::Input(_) => 2,
+            Self::Surroundings(_) => 3,
+        }
+    }
+}
+
+fn surroundings(error: impl std::fmt::Display) -> Failure {
+    Failure::Surroundings(error.to_string())
+}
+
+/// A machine for the loader in this file, its variables found.
+fn emulator(path: &Path) -> Result<Emulator, Failure> {
+    let loader = loader::Loader::read(path).map_err(|error| Failure::Input(error.to_string()))?;
+    let prepared = Emulator::new(&loader).and_then(|mut emulator| {
+        let variables = Variables::find(&mut emulator)?;
+        emulator.set_variables(variables);
+        Ok(emulator)
+    });
+    prepared.map_err(|error| surroundings(format!("{}: {error}", path.display())))
+}
+
+fn lines() -> impl Iterator<Item = Result<Line, Failure>> {
+    let lines = std::io::stdin().lock().lines();
+    (1..).zip(lines).map(|(number, line)| {
+        let line = line.map_err(surroundings)?;
+        line.parse().map_err(|error| Failure::Input(format!("line {number}: {error}")))
+    })
+}
+
+/// Answers each guest with a line.
+fn answer(loader: &Path, registers: bool) -> Result<(), Failure> {
+    let mut emulator = emulator(loader)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in lines() {
+        let line = line?;
+        let answer = match emulator.run(&line.guest) {
+            Ok(run) => {
+                let mut output = outcome::outcome(&line.guest, &run);
+                if let (true, Some(fields)) = (registers, output.as_object_mut()) {
+                    fields.insert("registers".to_owned(), outcome::registers(&line.guest, &run));
+                }
+                json!({"id": line.id, "output": output})
+            }
+            Err(error) => json!({"id": line.id, "error": error.to_string()}),
+        };
+        writeln!(out, "{answer}").map_err(surroundings)?;
+    }
+    out.flush().map_err(surroundings)
+}
+
+/// Runs recorded cases again.
+fn check(loader: &Path, xen: Option<&str>) -> Result<(), Failure> {
+    const SHOWN: usize = 10;
+    let mut emulator = emulator(loader)?;
+    let (mut cases, mut differing) = (0_u32, Vec::new());
+    for line in lines() {
+        let line = line?;
+        if xen.is_some() && line.xen.as_deref() != xen {
+            continue;
+        }
+        cases += 1;
+        let recorded = line.output.ok_or_else(|| Failure::Input(format!("{}: nothing recorded", line.id)))?;
+        let found = match emulator.run(&line.guest) {
+            Ok(run) => check::differences(&outcome::outcome(&line.guest, &run), &recorded, &[]),
+            Err(error) => return Err(surroundings(format!("{}: {error}", line.id))),
+        };
+        if !found.is_empty() {
+            let fields: Vec<String> = found.iter().map(|difference| format!("  {difference}\n")).collect();
+            differing.push(format!("{}\n{}", line.id, fields.concat()));
+        }
+    }
+    println!("{cases} recorded cases, {} differ", differing.len());
+    match (cases, differing.len()) {
+        (0, _) => Err(Failure::Input("no case to check".to_owned())),
+        (_, 0) => Ok(()),
+        _ => Err(Failure::Differs(differing.into_iter().take(SHOWN).collect())),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match (arguments.mode, arguments.loader) {
+        (Some(Mode::Check { loader, xen }), _) => check(&loader, xen.as_deref()),
+        (None, Some(loader)) => answer(&loader, arguments.registers),
+        (None, None) => Err(Failure::Input("name a loader, or a mode (--help)".to_owned())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hvmloader-emulator: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
