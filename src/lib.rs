@@ -5,9 +5,11 @@
 pub mod address;
 pub mod command;
 pub mod guest;
+pub mod hvmloader;
 pub mod layout;
 pub mod pci;
 pub mod planner;
 pub mod report;
+pub mod recording;
 pub mod source;
 pub mod xenstore;
