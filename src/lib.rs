@@ -9,7 +9,7 @@ pub mod hvmloader;
 pub mod layout;
 pub mod pci;
 pub mod planner;
-pub mod report;
 pub mod recording;
+pub mod report;
 pub mod source;
 pub mod xenstore;

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The model of stock loaders against the corpus: what genuine loaders did with 12,320 guests (tests/corpus/FORMAT.md).
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops where it fails"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
