@@ -2,3 +2,4 @@
 //! Where guests and devices come from.
 
 pub mod description;
+pub mod xl_cfg;
