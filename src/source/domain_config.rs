@@ -188,6 +188,8 @@ pub struct DomainConfig {
     pub sound: Option<String>,
     /// Whether SPICE is on, with an agent channel: a virtio-serial card.
     pub spice_agent: bool,
+    /// How many USB devices SPICE redirects; any needs a USB controller.
+    pub usb_redirection: i64,
     /// Graphics passthrough (`gfx_passthru=`).
     pub graphics_passthrough: bool,
     /// Whether the Xen platform device is there; libxl's default is yes.
@@ -242,6 +244,7 @@ impl DomainConfig {
             usb_host_devices: 0,
             sound: None,
             spice_agent: false,
+            usb_redirection: 0,
             graphics_passthrough: false,
             xen_platform: None,
             platform_bar_uncached: None,

@@ -2,4 +2,6 @@
 //! Where guests and devices come from.
 
 pub mod description;
+pub mod domain_config;
+pub mod libxl_json;
 pub mod xl_cfg;
