@@ -3,8 +3,11 @@
 
 mod bar;
 mod bdf;
+mod capability;
+pub mod config_space;
 mod device;
 
 pub use bar::{Bar, BarKind};
 pub use bdf::{Bdf, ParseBdfError, Sbdf};
+pub use capability::{BridgeRegisters, MsiX, ResizableBar, SrIov, VfBar};
 pub use device::{Device, RawRegister};

@@ -3,5 +3,9 @@
 
 pub mod description;
 pub mod domain_config;
+pub mod host;
 pub mod libxl_json;
+mod lspci;
+mod platform;
+mod sysfs;
 pub mod xl_cfg;
