@@ -16,6 +16,8 @@ pub mod client;
 mod error;
 #[cfg(feature = "xenstore")]
 mod store;
+#[cfg(feature = "xenstore")]
+mod turn;
 
 pub use domid::{Domid, DomidError};
 #[cfg(feature = "xenstore")]

@@ -135,7 +135,7 @@ pub fn loader_keys(layout: &Layout) -> Result<Vec<Key>, SchemaError> {
             .iter()
             .map(|bar| format!("{:02x}={:x}:{:x}", bar.reg, bar.address.get(), bar.size.get()))
             .collect();
-        keys.push(key(format!("bar/{}", slot_and_function(bdf)), placed.join(" ")));
+        keys.push(key(bar_key(bdf), placed.join(" ")));
     }
     finished(keys)
 }
@@ -221,9 +221,14 @@ fn span(range: Range) -> String {
     format!("{:x}:{:x}", range.start().get(), range.size().get())
 }
 
-/// `SS.F`: the bus is 0.
+/// `SS.F` in a value: the bus is 0.
 fn slot_and_function(bdf: Bdf) -> String {
     format!("{:02x}.{}", bdf.slot(), bdf.function())
+}
+
+/// `bar/SS-F`: a path may hold letters, digits and `-/_@` only (Xen's docs/misc/xenstore.txt), so no dot.
+fn bar_key(bdf: Bdf) -> String {
+    format!("bar/{:02x}-{}", bdf.slot(), bdf.function())
 }
 
 /// Pieces of at most [`LONGEST_VALUE`] bytes; no character is cut in two.
@@ -302,8 +307,8 @@ mod tests {
             "high = 400000000:400000000",
             "io = c000:4000",
             "device-model = 100000000:800000",
-            "bar/02.0 = 10=c000:100",
-            "bar/05.0 = 10=f0000000:1000 14=400000000:400000000 30=f0100000:20000",
+            "bar/02-0 = 10=c000:100",
+            "bar/05-0 = 10=f0000000:1000 14=400000000:400000000 30=f0100000:20000",
             "version = 1",
         ];
         assert_eq!(shown(&loader_keys(&sample()).unwrap()), expected);
@@ -319,6 +324,19 @@ mod tests {
             "version = 1",
         ];
         assert_eq!(shown(&device_model_keys(&sample()).unwrap()), expected);
+    }
+
+    #[test]
+    fn every_path_is_one_that_the_daemons_take() {
+        let trees = subtrees(Domid::new(7).unwrap(), 3, &sample(), 1).unwrap();
+        for path in
+            trees.iter().flat_map(|tree| tree.keys.iter().map(|key| format!("{}/{}", tree.root, key.name)))
+        {
+            assert!(
+                path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte)),
+                "{path}"
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! the whole transaction is made again. A read is a transaction, too, and one that is committed: the C daemon
 //! notices only then that what was read was changed in between.
 
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,14 @@ use xenstore_rs::{XsTransaction, XsTransactionSpan};
 use crate::layout::Layout;
 use crate::xenstore::client::{Client, Connection, Toolstack};
 use crate::xenstore::schema::{self, Subtree};
+use crate::xenstore::turn::Turn;
 use crate::xenstore::{Domid, StoreError};
 
 /// How long a transaction that others disturb is tried again.
 const PERSEVERANCE: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
 /// The store of this host, or the one that the environment names.
 pub struct Store {
@@ -75,7 +76,9 @@ impl Store {
     /// Nothing was written, unless it is [`StoreError::ReadBack`] or the connection broke at the very end.
     pub fn write_layout(&self, domid: Domid, layout: &Layout) -> Result<u64, StoreError> {
         let layout = layout.clone();
+        let turn = Turn::take();
         self.client.run(move |connection| {
+            let _turn = turn;
             let (trees, generation) = transaction::<_, StoreError>(connection, domid, |span| {
                 let facts = inspect(span, domid)?;
                 let generation = next_generation(span, domid)?;
@@ -115,7 +118,9 @@ impl Store {
         domid: Domid,
         mut change: impl FnMut(&Layout) -> Result<Layout, E> + Send + 'static,
     ) -> Result<Option<Layout>, UpdateError<E>> {
+        let turn = Turn::take();
         self.client.run(move |connection| {
+            let _turn = turn;
             let written = transaction::<_, UpdateError<E>>(connection, domid, |span| {
                 let facts = inspect(span, domid)?;
                 let Some(stored) = stored(span, domid)? else { return Ok(None) };
@@ -211,15 +216,13 @@ fn transaction<T, E: From<StoreError>>(
     }
 }
 
-/// Between half and all of 1 ms, doubled with each attempt up to a bound: writers that met once should not meet again.
+/// Anything up to 1 ms, doubled with each attempt up to a bound: writers that met once should not meet again.
 fn pause(attempts: u32) -> Duration {
     let longest =
-        Duration::from_millis(1).saturating_mul(1_u32.checked_shl(attempts.min(16)).unwrap_or(u32::MAX));
-    let longest = longest.min(LONGEST_PAUSE);
+        Duration::from_millis(1_u64.checked_shl(attempts.min(16)).unwrap_or(u64::MAX)).min(LONGEST_PAUSE);
     // The only source of chance without a crate: each RandomState has keys of its own.
-    let chance = std::collections::hash_map::RandomState::new().build_hasher().finish() % 1024;
-    let share = u32::try_from(chance).unwrap_or(0).saturating_add(1024);
-    longest.saturating_mul(share).checked_div(2048).unwrap_or(longest)
+    let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1024).unwrap_or(0);
+    longest.saturating_mul(chance).checked_div(1024).unwrap_or(longest)
 }
 
 /// Whether a layout can be stored for the domain, and for whom.

@@ -19,7 +19,7 @@ mod place;
 mod store;
 
 pub use library::LibraryError;
-pub use place::PlaceError;
+pub use place::{PlaceError, store_directory};
 pub use store::{Access, OpenError, Permission, Transaction, Xs, connection_lost};
 
 /// bindgen's output; its layout checks are constant expressions, so a wrong structure does not compile.

@@ -17,6 +17,17 @@ const RUNDIR: &str = "XENSTORED_RUNDIR";
 /// Where the device is; the kernel's older name is the second.
 const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
+/// Where libxenstore's packages build the socket's directory in.
+const DIRECTORIES: [&str; 2] = ["/run/xenstored", "/var/run/xenstored"];
+
+/// The directory of the socket that is going to be used, if there is one: a place that all clients of the store share.
+pub fn store_directory() -> Option<PathBuf> {
+    match Place::of_environment() {
+        Place::Named { path, .. } => path.parent().map(Path::to_path_buf),
+        Place::BuiltIn => DIRECTORIES.iter().map(PathBuf::from).find(|directory| directory.exists()),
+    }
+}
+
 /// A variable of the environment leads to no store.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
