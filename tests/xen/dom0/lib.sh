@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What scenarios share; sourced in dom0 (busybox's shell). $RESULTS is the scenario's folder on the host.
+# shellcheck shell=dash
+
+# How long a guest may take from `xl create` to its report, and for one answer; seconds, for a busy machine.
+BOOT_LIMIT=${BOOT_LIMIT:-300}
+ANSWER_LIMIT=${ANSWER_LIMIT:-90}
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+# note TEXT: a line of the scenario's own account, with dom0's uptime.
+note() { printf '[%7.1f] %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$*"; }
+
+# guest NAME LINE...: writes NAME's xl.cfg into its folder, and sets $dir to it.
+guest() {
+    name=$1
+    dir=$RESULTS/$name
+    shift
+    mkdir -p "$dir"
+    cat >"$dir/xl.cfg" <<EOF
+name="$name"
+type="hvm"
+vcpus=1
+kernel="/host/guest-kernel"
+ramdisk="/host/guest.cpio.gz"
+extra="console=hvc0 quiet"
+vnc=0
+on_poweroff="destroy"
+on_reboot="destroy"
+on_crash="destroy"
+EOF
+    printf '%s\n' "$@" >>"$dir/xl.cfg"
+}
+
+console() { echo "/var/log/xen/console/guest-$1.log"; }
+
+# create NAME [ARGUMENT...]: xl create; sets $domid. Xen's log is cleared first, so that it holds this guest alone.
+create() {
+    name=$1
+    dir=$RESULTS/$name
+    shift
+    xl dmesg -c >/dev/null
+    rm -f "$(console "$name")" "/var/log/xen/qemu-dm-$name.log"
+    xl create "$@" "$dir/xl.cfg" >"$dir/xl-create.log" 2>&1 || { cat "$dir/xl-create.log"; fail "xl create $name"; }
+    domid=$(xl domid "$name") || fail "$name is gone right after xl create"
+}
+
+# await_ready NAME: waits for the guest's report and keeps it as guest.log, with hvmloader's log beside it.
+await_ready() {
+    name=$1
+    dir=$RESULTS/$name
+    started=$(date +%s)
+    until grep -q '^GUEST-READY' "$(console "$name")" 2>/dev/null; do
+        if ! xl domid "$name" >/dev/null 2>&1 || [ $(($(date +%s) - started)) -gt "$BOOT_LIMIT" ]; then
+            keep_logs "$name"
+            tail -n 5 "$dir/hvmloader.log" "$dir/guest.log" "$dir/qemu-dm.log" 2>/dev/null
+            fail "$name did not report within $(($(date +%s) - started)) s"
+        fi
+        sleep 1
+    done
+    keep_logs "$name"
+    note "$name (domain $domid) reported $(($(date +%s) - started)) s after its start"
+}
+
+keep_logs() {
+    tr -d '\r' <"$(console "$1")" >"$RESULTS/$1/guest.log"
+    xl dmesg >"$RESULTS/$1/xl-dmesg.log"
+    sed -n "/^(d$domid) /p" "$RESULTS/$1/xl-dmesg.log" >"$RESULTS/$1/hvmloader.log"
+    cp "/var/log/xen/qemu-dm-$1.log" "$RESULTS/$1/qemu-dm.log"
+}
+
+# boot NAME: creates the guest and waits for its report.
+boot() {
+    create "$@"
+    await_ready "$1"
+}
+
+# ask NAME COMMAND...: has the guest's reporter obey COMMAND (guest/init.c); its answer goes to standard output.
+ask() {
+    log=$(console "$1")
+    asked=$((${asked:-0} + 1))
+    tag=answer-$$-$asked
+    tty=$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty") || fail "$1 has no console"
+    lines=$(wc -l <"$log")
+    shift
+    echo "$tag $*" >"$tty"
+    waited=0
+    until tail -n "+$((lines + 1))" "$log" | grep -q "^$tag "; do
+        waited=$((waited + 1))
+        [ "$waited" -le $((ANSWER_LIMIT * 4)) ] || fail "the guest does not answer: $*"
+        usleep 250000
+    done
+    tail -n "+$((lines + 1))" "$log" | tr -d '\r' | sed "/^$tag /q" | grep -v "^$tag "
+    tail -n "+$((lines + 1))" "$log" | grep -q "^$tag done" || fail "the guest says that it failed: $*"
+}
+
+# stop NAME: powers the guest off and waits until it is gone.
+stop() {
+    tty=$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty") && echo "stop poweroff" >"$tty"
+    waited=0
+    while xl domid "$1" >/dev/null 2>&1; do
+        waited=$((waited + 1))
+        if [ "$waited" -gt 20 ]; then
+            xl destroy "$1"
+            break
+        fi
+        sleep 1
+    done
+}
+
+# assignable BDF...: takes host devices from dom0, to be passed through.
+assignable() {
+    for bdf in "$@"; do
+        xl pci-assignable-list | grep -q "$bdf" && continue
+        xl pci-assignable-add "$bdf" >/dev/null 2>&1 || fail "xl pci-assignable-add $bdf"
+    done
+}
+
+# attach NAME HOST-BDF GUEST-BDF: xl pci-attach, then what the guest's kernel said about it, into attach-HOST-BDF.log beside the
+# guest's other logs.
+attach() {
+    log_file=$RESULTS/$1/attach-$2.log
+    ask "$1" dmesg >/dev/null
+    xl pci-attach "$1" "$2" >"$log_file" 2>&1 || { cat "$log_file"; fail "xl pci-attach $1 $2"; }
+    ask "$1" await "0000:$3" present 30
+    ask "$1" dmesg >>"$log_file"
+}
+
+# detach NAME HOST-BDF GUEST-BDF
+detach() {
+    xl pci-detach "$1" "$2" >"$RESULTS/$1/detach-$2.log" 2>&1 || { cat "$RESULTS/$1/detach-$2.log"; fail "xl pci-detach $1 $2"; }
+    ask "$1" await "0000:$3" absent 30
+}
+
+# expect TEXT FILE: FILE has a line with TEXT, which is printed.
+expect() { grep -F -m 1 -- "$1" "$2" || fail "not in $2: $1"; }

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guest's only program: reports what its kernel made of the PCI devices, then obeys one-line commands from its console.
+ * It is a static program instead of a shell with tools because the firmware loads the initramfs byte by byte.
+ *
+ * A report is what a recording keeps as guest.log: the kernel's log, /proc/iomem, /proc/mtrr, and each function's
+ * sysfs resources and configuration header.
+ *
+ * Commands (numbers in any notation of C), each answered by its output and a line "TAG done" or "TAG failed":
+ *   TAG report                    the report again
+ *   TAG dmesg                     the kernel's lines since the last time they were printed
+ *   TAG read ADDRESS COUNT        COUNT 32-bit words of physical memory, through /dev/mem
+ *   TAG write8 ADDRESS VALUE      one byte to physical memory
+ *   TAG memory BDF                sets the function's memory enable bit
+ *   TAG await BDF present|absent SECONDS   waits for hot-plug, then until the kernel's log is quiet
+ *   TAG poweroff
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/klog.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define DEVICES "/sys/bus/pci/devices"
+#define KLOG_READ_ALL 3
+#define KLOG_SIZE_BUFFER 10
+
+static void copy_file(const char *path)
+{
+    char buffer[4096];
+    size_t got;
+    FILE *file = fopen(path, "r");
+
+    if (!file) {
+        printf("(no %s: %s)\n", path, strerror(errno));
+        return;
+    }
+    while ((got = fread(buffer, 1, sizeof(buffer), file)) > 0)
+        fwrite(buffer, 1, got, stdout);
+    fclose(file);
+}
+
+/* One word of a one-line sysfs file. */
+static void print_word(const char *bdf, const char *name)
+{
+    char path[320], word[32] = "?";
+    FILE *file;
+
+    snprintf(path, sizeof(path), DEVICES "/%s/%s", bdf, name);
+    file = fopen(path, "r");
+    if (file) {
+        if (fscanf(file, "%31s", word) != 1)
+            strcpy(word, "?");
+        fclose(file);
+    }
+    printf(" %s", word);
+}
+
+static int open_config(const char *bdf, int flags)
+{
+    char path[320];
+
+    snprintf(path, sizeof(path), DEVICES "/%s/config", bdf);
+    return open(path, flags);
+}
+
+static void report_function(const char *bdf)
+{
+    unsigned char config[64];
+    char path[320];
+    ssize_t got = 0;
+    int fd;
+
+    printf("=== res %s", bdf);
+    print_word(bdf, "vendor");
+    print_word(bdf, "device");
+    print_word(bdf, "class");
+    printf("\n");
+    snprintf(path, sizeof(path), DEVICES "/%s/resource", bdf);
+    copy_file(path);
+
+    fd = open_config(bdf, O_RDONLY);
+    if (fd >= 0) {
+        got = pread(fd, config, sizeof(config), 0);
+        close(fd);
+    }
+    printf("=== cfg %s\n", bdf);
+    for (ssize_t i = 0; i < got; i++)
+        printf("%02x%s", config[i], i % 16 == 15 ? "\n" : " ");
+}
+
+static int not_hidden(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.';
+}
+
+/* Prints the kernel's log from *seen on, and moves *seen to its end. */
+static void report_dmesg(size_t *seen)
+{
+    int size = klogctl(KLOG_SIZE_BUFFER, NULL, 0), got;
+    char *log = size > 0 ? malloc((size_t)size) : NULL;
+
+    if (!log)
+        return;
+    got = klogctl(KLOG_READ_ALL, log, size - 1);
+    if (got > 0 && (size_t)got > *seen) {
+        log[got] = '\0';
+        /* Each line begins with its level, "<6>", which is not part of what the kernel says. */
+        for (char *line = strtok(log + *seen, "\n"); line; line = strtok(NULL, "\n"))
+            printf("%s\n", line[0] == '<' && line[2] == '>' ? line + 3 : line);
+        *seen = (size_t)got;
+    }
+    free(log);
+}
+
+static void report(size_t *seen)
+{
+    struct dirent **list;
+    int count;
+
+    printf("=== dmesg\n");
+    *seen = 0;
+    report_dmesg(seen);
+    printf("=== iomem\n");
+    copy_file("/proc/iomem");
+    printf("=== mtrr\n");
+    copy_file("/proc/mtrr");
+    count = scandir(DEVICES, &list, not_hidden, alphasort);
+    for (int i = 0; i < count; i++) {
+        report_function(list[i]->d_name);
+        free(list[i]);
+    }
+    if (count >= 0)
+        free(list);
+}
+
+/* The page of physical memory that holds address, or NULL. */
+static volatile unsigned char *map_page(uint64_t address, int protection)
+{
+    int fd = open("/dev/mem", O_RDWR | O_SYNC);
+    void *page;
+
+    if (fd < 0)
+        return NULL;
+    page = mmap(NULL, 4096, protection, MAP_SHARED, fd, (off_t)(address & ~UINT64_C(4095)));
+    close(fd);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+static int read_words(uint64_t address, unsigned long count)
+{
+    for (; count > 0; count--, address += 4) {
+        volatile unsigned char *page = map_page(address, PROT_READ);
+
+        if (!page)
+            return -1;
+        printf("0x%" PRIx64 " = 0x%08" PRIx32 "\n", address, *(volatile uint32_t *)(page + (address & 4092)));
+        munmap((void *)page, 4096);
+    }
+    return 0;
+}
+
+static int write_byte(uint64_t address, unsigned long value)
+{
+    volatile unsigned char *page = map_page(address, PROT_READ | PROT_WRITE);
+
+    if (!page)
+        return -1;
+    page[address & 4095] = (unsigned char)value;
+    munmap((void *)page, 4096);
+    return 0;
+}
+
+static int enable_memory(const char *bdf)
+{
+    uint16_t command;
+    int fd = open_config(bdf, O_RDWR), result = -1;
+
+    if (fd < 0)
+        return -1;
+    if (pread(fd, &command, 2, 4) == 2) {
+        command |= 2;
+        result = pwrite(fd, &command, 2, 4) == 2 ? 0 : -1;
+    }
+    close(fd);
+    return result;
+}
+
+static int await(const char *bdf, int present, long seconds)
+{
+    char path[320];
+    int quiet = 0, before = -1;
+
+    snprintf(path, sizeof(path), DEVICES "/%s", bdf);
+    for (long tick = 0; tick < seconds * 4; tick++) {
+        int now = klogctl(9, NULL, 0);
+
+        if ((access(path, F_OK) == 0) == present) {
+            quiet = now == before ? quiet + 1 : 0;
+            if (quiet == 4)
+                return 0;
+        }
+        before = now;
+        usleep(250000);
+    }
+    return -1;
+}
+
+static int obey(char **word, int words, size_t *seen)
+{
+    if (!strcmp(word[1], "report"))
+        return report(seen), 0;
+    if (!strcmp(word[1], "dmesg"))
+        return report_dmesg(seen), 0;
+    if (!strcmp(word[1], "read") && words == 4)
+        return read_words(strtoull(word[2], NULL, 0), strtoul(word[3], NULL, 0));
+    if (!strcmp(word[1], "write8") && words == 4)
+        return write_byte(strtoull(word[2], NULL, 0), strtoul(word[3], NULL, 0));
+    if (!strcmp(word[1], "memory") && words == 3)
+        return enable_memory(word[2]);
+    if (!strcmp(word[1], "await") && words == 5)
+        return await(word[2], !strcmp(word[3], "present"), strtol(word[4], NULL, 0));
+    if (!strcmp(word[1], "poweroff"))
+        return reboot(RB_POWER_OFF);
+    return -1;
+}
+
+static void open_console(void)
+{
+    struct termios raw;
+    int fd = open("/dev/hvc0", O_RDWR);
+
+    if (fd < 0)
+        return;
+    for (int to = 0; to < 3; to++)
+        dup2(fd, to);
+    if (fd > 2)
+        close(fd);
+    if (tcgetattr(0, &raw) == 0) {
+        raw.c_lflag &= (tcflag_t)~(ECHO | ISIG);
+        raw.c_oflag &= (tcflag_t)~OPOST;
+        tcsetattr(0, TCSANOW, &raw);
+    }
+}
+
+int main(void)
+{
+    static char output[2048];
+    char line[256];
+    size_t seen = 0;
+
+    mkdir("/proc", 0755);
+    mkdir("/sys", 0755);
+    mkdir("/dev", 0755);
+    mount("proc", "/proc", "proc", 0, NULL);
+    mount("sysfs", "/sys", "sysfs", 0, NULL);
+    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+    open_console();
+    setvbuf(stdout, output, _IOFBF, sizeof(output));
+
+    printf("GUEST-UP\n");
+    report(&seen);
+    printf("GUEST-READY\n");
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin)) {
+        char *word[8];
+        int words = 0;
+
+        for (char *at = strtok(line, " \r\n"); at && words < 8; at = strtok(NULL, " \r\n"))
+            word[words++] = at;
+        if (words < 2)
+            continue;
+        printf("%s %s\n", word[0], obey(word, words, &seen) == 0 ? "done" : "failed");
+        fflush(stdout);
+    }
+    return 1;
+}
