@@ -79,6 +79,11 @@ pub fn hvmloader(domid: Domid) -> String {
     format!("{}/{}", domain(domid.get()), xen_sys::hvm::HVMLOADER)
 }
 
+/// The node that libxl keeps its own for the domain in, the parent of the toolstack's subtree.
+pub fn toolstack(domid: Domid) -> String {
+    format!("/libxl/{domid}")
+}
+
 /// The root of the loader's subtree.
 pub fn loader_root(domid: Domid) -> String {
     format!("{}/pci/layout", hvmloader(domid))
@@ -86,7 +91,7 @@ pub fn loader_root(domid: Domid) -> String {
 
 /// The root of the toolstack's subtree.
 pub fn toolstack_root(domid: Domid) -> String {
-    format!("/libxl/{domid}/pci-layout")
+    format!("{}/pci-layout", toolstack(domid))
 }
 
 /// The root of the device model's subtree; `device_model` is the domain that it runs in.

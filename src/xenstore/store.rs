@@ -229,9 +229,10 @@ fn pause(attempts: u32) -> Duration {
 fn inspect(span: &impl Toolstack, domid: Domid) -> Result<Facts, StoreError> {
     let permissions = existing(span, domid)?;
     unwritable(&schema::domain(domid.get()), &permissions)?;
-    let hvmloader = schema::hvmloader(domid);
-    if let Some(permissions) = permissions_of(span, &hvmloader)? {
-        unwritable(&hvmloader, &permissions)?;
+    for parent in [schema::hvmloader(domid), schema::toolstack(domid)] {
+        if let Some(permissions) = permissions_of(span, &parent)? {
+            unwritable(&parent, &permissions)?;
+        }
     }
     // libxl writes the port and then introduces the domain; the daemon drops it when it dies, and the port stays.
     let built = read(span, &format!("{}/store/port", schema::domain(domid.get())))?.is_some();

@@ -134,12 +134,14 @@ fn a_layout_is_never_stored_where_a_guest_could_replace_it(kind: Kind) {
     daemon.make_domain(7);
     let guest = guest(&daemon.directory, "one", &[4096]);
     let mut client = daemon.client();
-    for node in ["/local/domain/7/hvmloader", "/local/domain/7"] {
+    for (node, right) in
+        [("/local/domain/7/hvmloader", "n0,r7"), ("/local/domain/7", "n0,r7"), ("/libxl/7", "n0")]
+    {
         for permissions in ["n7", "n0,b7", "n0,w7", "n0,r7,w8", "b0"] {
             client.set_permissions(node, permissions).unwrap();
             apply(&daemon.socket(), 7, &guest).failed(3, &[node, "can be written by domain"]);
         }
-        client.set_permissions(node, "n0,r7").unwrap();
+        client.set_permissions(node, right).unwrap();
     }
     assert!(client.dump(LOADER).is_empty() && client.dump(TOOLSTACK).is_empty());
     apply(&daemon.socket(), 7, &guest).succeeded();
