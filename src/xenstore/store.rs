@@ -137,23 +137,6 @@ impl Store {
         })?
     }
 
-    /// Removes what is stored for a domain; whether there was anything.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn remove_layout(&self, domid: Domid) -> Result<bool, StoreError> {
-        self.client.run(move |connection| {
-            transaction::<_, StoreError>(connection, domid, |span| {
-                let facts = inspect(span, domid)?;
-                let there = read(span, &format!("{}/generation", schema::toolstack_root(domid)))?.is_some();
-                for root in roots(domid, &facts) {
-                    remove(span, &root)?;
-                }
-                Ok(there)
-            })
-        })?
-    }
-
     /// Where the keys of a domain differ from what its stored layout says; `None` where none is stored.
     ///
     /// # Errors

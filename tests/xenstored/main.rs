@@ -20,6 +20,7 @@ mod places;
 mod proxy;
 mod storing;
 mod storm;
+mod updating;
 mod wire;
 
 /// Makes each named function a test on either daemon.
