@@ -6,8 +6,11 @@
 
 #[cfg(feature = "xenstore")]
 mod apply;
+mod batch;
 mod guest;
 mod plan;
+mod predict;
+mod replay;
 #[cfg(feature = "xenstore")]
 mod show;
 
@@ -30,6 +33,8 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Plan(plan::Plan),
+    Predict(predict::Predict),
+    Replay(replay::Replay),
     #[cfg(feature = "xenstore")]
     Apply(apply::Apply),
     #[cfg(feature = "xenstore")]
@@ -45,6 +50,8 @@ impl CommandLine {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         match &self.command {
             Command::Plan(command) => command.run(out),
+            Command::Predict(command) => command.run(out),
+            Command::Replay(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::Apply(command) => command.run(out),
             #[cfg(feature = "xenstore")]
@@ -56,6 +63,8 @@ impl CommandLine {
     pub fn wants_json(&self) -> bool {
         match &self.command {
             Command::Plan(command) => command.wants_json(),
+            Command::Predict(command) => command.wants_json(),
+            Command::Replay(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]
             Command::Apply(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! `plan`: the layout this program chooses.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 
 use clap::{Args, ValueEnum};
 
 use super::guest::LoadedGuest;
-use super::{Answer, Failure, GuestArguments, write_json};
+use super::{Answer, Failure, GuestArguments, batch, write_json};
 use crate::address::Size;
 use crate::guest::Guest;
 use crate::layout::{Layout, check};
 use crate::planner::{self, Options};
 use crate::report;
-use crate::source::description;
 
 /// Plan a guest's layout: the hole, the windows, every BAR's place.
 #[derive(Debug, Args)]
@@ -71,7 +70,8 @@ impl Plan {
     /// Plans and writes the layout.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
-            return self.run_batch(out);
+            let options = self.choices.options();
+            return batch::run(&self.guest, out, |guest| Ok((checked_plan(guest, &options)?, Answer::Yes)));
         }
         let layout = layout_of(self.guest.load()?, &self.choices.options())?;
         match self.format {
@@ -79,39 +79,6 @@ impl Plan {
             PlanFormat::Text => report::text::layout(out, &layout)?,
         }
         Ok(Answer::Yes)
-    }
-
-    fn run_batch(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let options = self.choices.options();
-        let mut worst = 0;
-        for line in self.guest.open()?.lines() {
-            let line = line.map_err(|error| self.guest.unreadable(&error))?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let planned = description::parse(&line)
-                .map_err(|error| (description::id(&line), Failure::Input(error.to_string())))
-                .and_then(|guest| {
-                    checked_plan(&guest, &options).map_err(|failure| (guest.id.clone(), failure))
-                });
-            match planned {
-                Ok(layout) => serde_json::to_writer(&mut *out, &layout).map_err(std::io::Error::from)?,
-                Err((id, failure)) => {
-                    worst = worst.max(failure.exit_code());
-                    let mut answer = failure.to_json();
-                    if let (Some(id), Some(answer)) = (id, answer.as_object_mut()) {
-                        answer.insert("id".to_owned(), id);
-                    }
-                    serde_json::to_writer(&mut *out, &answer).map_err(std::io::Error::from)?;
-                }
-            }
-            writeln!(out)?;
-        }
-        match worst {
-            0 => Ok(Answer::Yes),
-            1 => Ok(Answer::No),
-            _ => Err(Failure::Input("a line was malformed: its answer says what is wrong".to_owned())),
-        }
     }
 }
 

@@ -72,13 +72,20 @@ impl Guest {
         let low_end = Address::ZERO.checked_add(ram)?.min(border);
         let high = ram.saturating_sub(low_end.distance_from(Address::ZERO));
         let high_end = Address::FOUR_GIB.checked_add(high)?;
-        let mut device_model = Vec::with_capacity(self.device_model_memory.len());
-        let mut end = if high.is_zero() { low_end } else { high_end };
+        let device_model = self.populated_after(if high.is_zero() { low_end } else { high_end })?;
+        Some(RamLayout { low_end, high_end, device_model })
+    }
+
+    /// The blocks that the device model populates where RAM ends at `ram_end`. `None` where that has no meaning
+    /// (addresses of 2^64 and up).
+    pub fn populated_after(&self, ram_end: Address) -> Option<Vec<Range>> {
+        let mut blocks = Vec::with_capacity(self.device_model_memory.len());
+        let mut end = ram_end;
         for &size in self.device_model_memory.iter().filter(|size| !size.is_zero()) {
             let block = Range::sized(end.align_up(DEVICE_MODEL_ALIGNMENT)?, size)?;
             end = block.end();
-            device_model.push(block);
+            blocks.push(block);
         }
-        Some(RamLayout { low_end, high_end, device_model })
+        Some(blocks)
     }
 }

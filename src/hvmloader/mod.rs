@@ -21,14 +21,18 @@
 
 mod assign;
 mod bus;
+mod hazards;
 mod hole;
 mod loader;
 mod prediction;
 mod release;
 mod scan;
+mod suggest;
 
+pub use hazards::{Hazard, hazards};
 pub use prediction::{IgnoredBar, Outcome, PredictedBar, Prediction, Relocation, Space};
 pub use release::{Algorithm, Release, UnknownRelease};
+pub use suggest::{Suggestion, suggest, with_hole};
 
 use crate::guest::Guest;
 

@@ -67,6 +67,11 @@ impl Device {
         self.vendor == 0x5853 && matches!(self.device, 1 | 2)
     }
 
+    /// Whether this is known to be emulated: a device model's model, not one of the host's.
+    pub fn is_emulated(&self) -> bool {
+        self.host.is_none() && self.model.is_some()
+    }
+
     /// Whether this is a PCI-to-PCI bridge (header type 1).
     pub fn is_bridge(&self) -> bool {
         self.header & 0x7f == 1

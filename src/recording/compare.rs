@@ -8,7 +8,7 @@ use crate::hvmloader::{PredictedBar, Prediction};
 use crate::pci::Bdf;
 
 /// One difference: what it is about, what was recorded, and what is predicted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
     /// What differs: a BAR, a register, a figure.
     pub what: String,

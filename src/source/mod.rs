@@ -7,5 +7,6 @@ pub mod host;
 pub mod libxl_json;
 mod lspci;
 mod platform;
+pub mod running_xen;
 mod sysfs;
 pub mod xl_cfg;
