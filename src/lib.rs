@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod audit;
 pub mod command;
 pub mod guest;
 pub mod hvmloader;

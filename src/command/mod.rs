@@ -6,8 +6,10 @@
 
 #[cfg(feature = "xenstore")]
 mod apply;
+mod audit;
 mod batch;
 mod guest;
+mod host;
 mod plan;
 mod predict;
 mod replay;
@@ -15,6 +17,7 @@ mod replay;
 mod show;
 
 pub use guest::GuestArguments;
+pub use host::HostArguments;
 
 use std::io::{self, Write};
 
@@ -39,6 +42,7 @@ enum Command {
     Apply(apply::Apply),
     #[cfg(feature = "xenstore")]
     Show(show::Show),
+    Audit(audit::Audit),
 }
 
 impl CommandLine {
@@ -56,6 +60,7 @@ impl CommandLine {
             Command::Apply(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.run(out),
+            Command::Audit(command) => command.run(out),
         }
     }
 
@@ -69,6 +74,7 @@ impl CommandLine {
             Command::Apply(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.wants_json(),
+            Command::Audit(command) => command.wants_json(),
         }
     }
 }

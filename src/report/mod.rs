@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! What an answer looks like: text for people, the loader's lines, the picture.
 
+pub mod audit;
 pub mod prediction;
 pub mod text;

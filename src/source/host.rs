@@ -20,6 +20,8 @@ pub struct HostDevice {
     /// The function itself. Its `bdf` is the host's, to be replaced by the guest's slot; its `host` says so too. A
     /// BAR without `host_address` has a size and no address.
     pub device: Device,
+    /// The programming interface: the byte at 0x09; `None` where the source does not tell.
+    pub interface: Option<u8>,
     /// BARs of which the source knows that they exist, and not how large they are.
     pub unsized_bars: Vec<UnsizedBar>,
     /// Its ROM is the copy that the firmware left in memory, not the device's own.
@@ -32,7 +34,9 @@ pub struct HostDevice {
     pub sriov: Option<SrIov>,
     /// The BARs that can be resized.
     pub resizable: Vec<ResizableBar>,
-    /// The physical function that it is a virtual function of.
+    /// Whether it is a virtual function.
+    pub is_virtual_function: bool,
+    /// The physical function that it is a virtual function of; `None` also where the source does not tell.
     pub physfn: Option<Sbdf>,
     /// What it forwards, if it is a bridge.
     pub bridge: Option<BridgeRegisters>,
@@ -164,12 +168,14 @@ impl HostDevice {
                 host: Some(sbdf),
                 model: None,
             },
+            interface: None,
             unsized_bars: Vec::new(),
             shadow_rom: false,
             capabilities: Capabilities::Whole,
             msix: None,
             sriov: None,
             resizable: Vec::new(),
+            is_virtual_function: false,
             physfn: None,
             bridge: None,
             numa_node: None,
@@ -179,7 +185,7 @@ impl HostDevice {
 
     /// Whether it is a virtual function.
     pub fn is_virtual(&self) -> bool {
-        self.physfn.is_some()
+        self.is_virtual_function || self.physfn.is_some()
     }
 
     /// Its BARs that decode memory, each with what it decodes; those without an address are left out.

@@ -81,6 +81,8 @@ fn parse_identity(sbdf: Sbdf, text: &str) -> Option<HostDevice> {
     let plain = || bare_ids.parse_peek(rest).ok().map(|(_, (vendor, device))| (vendor, device, ""));
     let (vendor, device, name) = rest.rmatch_indices('[').find_map(numbered).or_else(plain)?;
     let mut found = HostDevice::new(sbdf, vendor, device, class);
+    found.interface =
+        rest.rsplit_once("(prog-if ").and_then(|(_, text)| u8::from_str_radix(text.get(..2)?, 16).ok());
     found.device.model = (!name.is_empty()).then(|| name.to_owned());
     Some(found)
 }
@@ -379,6 +381,8 @@ fn add_region(device: &mut HostDevice, region: &Region) -> Option<()> {
     if compatibility {
         return Some(());
     }
+    // What the kernel knows and no register shows is a virtual function's.
+    device.is_virtual_function |= region.place.is_virtual && region.kind != BarKind::Io;
     let (kind, address) = (region.kind, region.place.address);
     match region.place.size {
         None => device.unsized_bars.push(UnsizedBar { reg, kind, address }),

@@ -24,6 +24,8 @@ const ROM_SHADOW: u64 = 0x2;
 const PCI_FIXED: u64 = 0x10;
 const UNSET: u64 = 0x2000_0000;
 
+const HEADER_TYPE: u16 = 0x0e;
+
 const ROM_LINE: usize = 6;
 const VF_LINES: usize = 7;
 
@@ -114,15 +116,18 @@ impl Folder {
             _ => Capabilities::Unreadable,
         };
         if let Some(config) = &config {
-            device.device.header = config.u8(0x0e).unwrap_or_default();
+            device.device.header = config.u8(HEADER_TYPE).unwrap_or_default();
             device.device.command = config.u16(0x04).unwrap_or_default();
             device.device.int_line = config.u8(0x3c).unwrap_or_default();
             device.device.int_pin = config.u8(0x3d).unwrap_or_default();
+            // A virtual function has no identity of its own (PCI Express, section 9.3.4.1.1): the kernel lends it one.
+            device.is_virtual_function = config.u32(0) == Some(u32::MAX);
             device.msix = config.msix();
             device.sriov = config.sriov();
             device.resizable = config.resizable_bars();
             device.bridge = config.bridge();
         }
+        device.physfn = self.link("physfn").and_then(|name| name.parse().ok());
         self.bars(&mut device, config.as_ref(), &resources)?;
         if device.sriov.is_none() {
             device.sriov = self.sriov_from_files()?;
@@ -130,7 +135,6 @@ impl Folder {
         if let Some(sriov) = &mut device.sriov {
             self.vf_bars(sriov, &resources)?;
         }
-        device.physfn = self.link("physfn").and_then(|name| name.parse().ok());
         device.driver = self.link("driver");
         device.numa_node = self.read("numa_node")?.and_then(|text| text.trim().parse().ok());
         Ok(device)
@@ -188,7 +192,7 @@ impl Folder {
             problem: error.to_string(),
         })?;
         // A device that no longer answers reads as all ones.
-        Ok((config.u16(0) != Some(0xffff) || config.u16(2) != Some(0xffff)).then_some(config))
+        Ok((config.u8(HEADER_TYPE) != Some(0xff)).then_some(config))
     }
 
     /// Vendor, device and class: from the files, which also tell of a virtual function, whose configuration space
@@ -200,11 +204,15 @@ impl Folder {
                 self.malformed(file, None, "is missing, and there is no config to read instead".to_owned())
             })
         };
-        let class = match self.number::<u32>("class")? {
-            Some(class) => u16::try_from((class >> 8) & 0xffff).unwrap_or_default(),
+        let code = self.number::<u32>("class")?;
+        let class = match code {
+            Some(code) => u16::try_from((code >> 8) & 0xffff).unwrap_or_default(),
             None => read("class", 0x0a)?,
         };
-        Ok(HostDevice::new(self.sbdf, read("vendor", 0x00)?, read("device", 0x02)?, class))
+        let mut device = HostDevice::new(self.sbdf, read("vendor", 0x00)?, read("device", 0x02)?, class);
+        let interface = code.and_then(|code| u8::try_from(code & 0xff).ok());
+        device.interface = interface.or_else(|| config?.u8(0x09));
+        Ok(device)
     }
 
     fn resources(&self) -> Result<Vec<Resource>, HostError> {

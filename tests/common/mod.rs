@@ -49,7 +49,9 @@ impl Tree {
         self.write(sbdf, "device", &format!("0x{device:04x}\n"));
         self.write(sbdf, "class", &format!("0x{class:06x}\n"));
         let mut image = config.clone();
-        image.put(0, &vendor.to_le_bytes()).put(2, &device.to_le_bytes());
+        if !image.0.starts_with(&[0xff; 4]) {
+            image.put(0, &vendor.to_le_bytes()).put(2, &device.to_le_bytes());
+        }
         image.put(9, &class.to_le_bytes()[..3]);
         fs::write(dir.join("config"), &image.0).unwrap();
         let line = |index: usize| {
@@ -81,6 +83,11 @@ impl Config {
     pub fn put(&mut self, offset: usize, bytes: &[u8]) -> &mut Self {
         self.0[offset..][..bytes.len()].copy_from_slice(bytes);
         self
+    }
+
+    /// A virtual function's, which has no identity of its own.
+    pub fn virtual_function(&mut self) -> &mut Self {
+        self.put(0, &[0xff; 4])
     }
 
     /// An MSI-X capability as the only one, at 0xb0.
