@@ -227,6 +227,18 @@ impl fmt::Display for Size {
     }
 }
 
+impl Size {
+    /// The size for a sentence about how much there is: at most four digits, what is below that dropped.
+    pub fn rough(self) -> String {
+        let mut shift = 0_u32;
+        while self.0.checked_shr(shift).is_some_and(|value| value > 9_999) {
+            shift = shift.saturating_add(10);
+        }
+        let kept = self.0.checked_shr(shift).and_then(|value| value.checked_shl(shift));
+        Self(kept.unwrap_or(self.0)).to_string()
+    }
+}
+
 /// The bytes from `start` up to, not including, `end`. Never runs backwards; may be empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Range {
@@ -326,6 +338,12 @@ mod tests {
         for text in ["", "M", "-1", "1.5G", "99999999999999999999", "16777216T", "4 G", "é", "0xg"] {
             assert_eq!(Size::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn rough_sizes_drop_what_is_small() {
+        assert_eq!(Size::new((256 << 40) - 4096).rough(), "255T");
+        assert_eq!(Size::new(3776 << 20).rough(), "3776M");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::Options;
 use super::demand::{Demand, Wanted, Zone};
 use super::free_space::FreeSpace;
 use super::high_window::{self, Content, HighWindow};
-use super::room::Room;
+use super::room::{Room, most_room};
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
@@ -47,6 +47,10 @@ pub fn possible(guest: &Guest, options: &Options) -> bool {
 
 /// The first of `holes` with room for everything, and the room it gives.
 fn first_room(guest: &Guest, demand: &Demand, mut holes: RangeInclusive<u64>) -> Option<Room> {
+    if holes.is_empty() {
+        return None;
+    }
+    most_room(guest, demand, hole_of(*holes.start()), hole_of(*holes.end()))?.fit(demand, u64::MAX)?;
     holes.find_map(|index| {
         let room = Room::new(guest, demand, hole_of(index)).ok()?;
         room.fit(demand, u64::MAX).is_some().then_some(room)
@@ -152,9 +156,7 @@ fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range
         let inside = room.low.within(*low);
         match demand.odd_low() {
             None => left.fit(&inside),
-            Some(size) => {
-                inside.carve(size, size.previous_power_of_two(), 64, |rest| left.fit(rest)).is_some()
-            }
+            Some(size) => inside.carve(size, |rest| left.fit(rest)).is_some(),
         }
     });
     let window = good.unwrap_or(widest);
@@ -283,8 +285,7 @@ fn reserve_odd(
     rest_fits: impl Fn(&mut FreeSpace) -> bool,
 ) -> Option<()> {
     if let Some(size) = size {
-        let (block, left) =
-            free.carve(size, size.previous_power_of_two(), usize::MAX, |left| rest_fits(&mut left.clone()))?;
+        let (block, left) = free.carve(size, |left| rest_fits(&mut left.clone()))?;
         layout.reserved.push(Reservation { window: kind, start: block.start(), size });
         *free = left;
     }
@@ -355,6 +356,17 @@ fn warnings(guest: &Guest, chosen: &Arrangement, layout: &Layout) -> Vec<Warning
                 "the windows take {} variable MTRRs and a guest has {VARIABLE_MTRRS}: hvmloader leaves the last \
                  stretch write-back, and a guest without PAT would cache device registers there",
                 layout.mtrrs
+            ),
+        ));
+    }
+    let end = chosen.room.ram.populated_end();
+    if end > guest.address_limit() {
+        warnings.push(Warning::new(
+            "ram-past-width",
+            format!(
+                "RAM and the device model's memory after it end at {end}, past the {} bits that the guest's processor \
+                 can address",
+                guest.loader_phys_bits()
             ),
         ));
     }

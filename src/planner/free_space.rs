@@ -68,26 +68,49 @@ impl FreeSpace {
         Some((start, taken))
     }
 
-    /// Takes `size` bytes from the lowest multiple of `alignment` that holds them and that `good` accepts, given what
-    /// would be left. At most `tries` places are looked at.
-    pub fn carve(
-        &self,
-        size: Size,
-        alignment: Size,
-        tries: usize,
-        mut good: impl FnMut(&Self) -> bool,
-    ) -> Option<(Range, Self)> {
-        let places = self.ranges.iter().flat_map(|range| {
-            let first = range.start().align_up(alignment);
-            std::iter::successors(first, move |place| place.checked_add(alignment))
-                .map_while(move |place| Range::sized(place, size).filter(|block| range.contains(*block)))
-        });
-        places.take(tries).find_map(|block| {
+    /// Takes `size` bytes, no power of two, from the lowest multiple of the largest power of two below `size` that
+    /// holds them and that `good` accepts, given what would be left.
+    ///
+    /// Looked at are the places that leave the largest blocks whole: where an aligned block of the free space starts,
+    /// the last place before one, and the last place of all.
+    pub fn carve(&self, size: Size, mut good: impl FnMut(&Self) -> bool) -> Option<(Range, Self)> {
+        self.each_carved(size).find(|(_, left)| good(left))
+    }
+
+    /// What is left when `size` bytes are taken out as [`Self::carve`] does, where `worth` is greatest; the lowest
+    /// such place. Places without worth are out of the question.
+    pub fn carved<T: Ord>(&self, size: Size, worth: impl Fn(&Self) -> Option<T>) -> Option<Self> {
+        let worthy = self.each_carved(size).filter_map(|(_, left)| worth(&left).map(|worth| (worth, left)));
+        let best = worthy.reduce(|best, other| if other.0 > best.0 { other } else { best });
+        best.map(|(_, left)| left)
+    }
+
+    fn each_carved(&self, size: Size) -> impl Iterator<Item = (Range, Self)> {
+        let alignment = size.previous_power_of_two();
+        self.ranges.iter().flat_map(move |range| places(*range, size, alignment)).map(|block| {
             let mut left = self.clone();
             left.remove(block);
-            good(&left).then_some((block, left))
+            (block, left)
         })
     }
+}
+
+/// Where in `range` a block that is no power of two may best be put, lowest first.
+fn places(range: Range, size: Size, alignment: Size) -> Vec<Range> {
+    let mut starts = Vec::new();
+    let mut at = range.start();
+    while at < range.end() {
+        starts.extend(at.align_up(alignment));
+        starts.extend(at.checked_sub(alignment).map(|before| before.align_down(alignment)));
+        let left = range.end().distance_from(at).previous_power_of_two();
+        let block = 1_u64.checked_shl(at.get().trailing_zeros()).map_or(left, |own| left.min(Size::new(own)));
+        at = at.saturating_add(block);
+    }
+    starts.extend(range.end().checked_sub(size).map(|last| last.align_down(alignment)));
+    starts.sort_unstable();
+    starts.dedup();
+    let blocks = starts.into_iter().filter_map(|start| Range::sized(start, size));
+    blocks.filter(|block| range.contains(*block)).collect()
 }
 
 /// How many bytes of `range` lie in aligned blocks that are whole.
@@ -126,10 +149,10 @@ mod tests {
     #[test]
     fn a_carved_block_need_not_be_a_power_of_two() {
         let space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
-        let (block, left) = space.carve(Size::new(0x3000), Size::new(0x2000), 10, |_| true).unwrap();
+        let (block, left) = space.carve(Size::new(0x3000), |_| true).unwrap();
         assert_eq!(block, range(0x2000, 0x5000));
         assert_eq!(left.ranges(), [range(0x1000, 0x2000), range(0x5000, 0x9000)]);
-        let last = space.carve(Size::new(0x3000), Size::new(0x2000), 10, |left| {
+        let last = space.carve(Size::new(0x3000), |left| {
             left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000)
         });
         assert_eq!(last.unwrap().0, range(0x6000, 0x9000));

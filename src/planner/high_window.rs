@@ -36,9 +36,7 @@ impl Content {
     fn fits(&self, free: &FreeSpace) -> bool {
         match self.odd {
             None => self.blocks.fit(free),
-            Some(size) => {
-                free.carve(size, size.previous_power_of_two(), TRIES, |left| self.blocks.fit(left)).is_some()
-            }
+            Some(size) => free.carve(size, |left| self.blocks.fit(left)).is_some(),
         }
     }
 }

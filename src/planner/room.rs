@@ -8,9 +8,6 @@ use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, RamLayout};
 use crate::pci::Bdf;
 
-/// How many places are tried for a reservation that is no power of two.
-const CARVE_TRIES: usize = 4096;
-
 /// The free space under one hole.
 #[derive(Clone, Debug)]
 pub struct Room {
@@ -35,19 +32,32 @@ pub struct Room {
 pub enum Obstacle {
     /// RAM would lie on reserved device memory.
     RamOnReserved(Range),
-    /// RAM, or the device model's memory after it, would end past the guest's width.
-    PastWidth(Address),
+    /// RAM and what follows it run past the highest address there is.
+    NoMeaning,
     /// The device model's memory would reach the fixed regions below 4 GiB.
     DeviceModelOnFixed(Range),
     /// The platform device's BAR has no place right below the fixed regions.
     NoTop(Bdf),
 }
 
+/// More room than any hole gives: what is free below 4 GiB under the largest, and above it under the smallest.
+///
+/// Where not even this is enough, no hole needs to be tried.
+pub fn most_room(guest: &Guest, demand: &Demand, smallest: Size, largest: Size) -> Option<Room> {
+    let (_, low_end) = place_top(guest, demand).ok()?;
+    let ram = guest.ram_layout(smallest)?;
+    let low_window = Range::new(Address::FOUR_GIB.checked_sub(largest)?.min(low_end), low_end)?;
+    let low = FreeSpace::new(Some(low_window), guest.reserved_device_memory());
+    let barred = guest.reserved_device_memory().chain(guest.hypertransport_hole());
+    let high = FreeSpace::new(Range::new(ram.high_end, guest.address_limit()), barred);
+    Some(Room { hole: largest, ram, low_window, low, high, top: Vec::new(), device_model_on_reserved: None })
+}
+
 impl Room {
     /// The room under `hole`.
     pub fn new(guest: &Guest, demand: &Demand, hole: Size) -> Result<Self, Obstacle> {
         let limit = guest.address_limit();
-        let ram = guest.ram_layout(hole).ok_or(Obstacle::PastWidth(limit))?;
+        let ram = guest.ram_layout(hole).ok_or(Obstacle::NoMeaning)?;
         let only_low = ram.high_end == Address::FOUR_GIB;
         let low_ram = Range::new(Address::ZERO, ram.low_end);
         let high_ram = Range::new(Address::FOUR_GIB, ram.high_end);
@@ -57,9 +67,6 @@ impl Room {
             }
         }
         let end = ram.populated_end();
-        if end > limit {
-            return Err(Obstacle::PastWidth(end));
-        }
         let device_model_on_reserved = ram.device_model.iter().find_map(|block| {
             guest.reserved_device_memory().find(|rdm| rdm.overlaps(*block)).map(|rdm| (*block, rdm))
         });
@@ -74,7 +81,7 @@ impl Room {
         let border = Address::FOUR_GIB.checked_sub(hole).unwrap_or(Address::FOUR_GIB);
         let border = if only_low { border.max(end) } else { border };
         let low_start = border.align_up(guest.page_size).unwrap_or(low_end).min(low_end);
-        let low_window = Range::new(low_start, low_end).ok_or(Obstacle::PastWidth(limit))?;
+        let low_window = Range::new(low_start, low_end).ok_or(Obstacle::NoMeaning)?;
         let low = FreeSpace::new(Some(low_window), guest.reserved_device_memory());
 
         let high_start = if only_low { Address::FOUR_GIB } else { end };
@@ -87,30 +94,20 @@ impl Room {
     /// Whether all of `demand` fits when the `wanted` largest 64-bit blocks go up wherever they can: then which
     /// 64-bit blocks that is.
     pub fn fit(&self, demand: &Demand, wanted: u64) -> Option<SizeClasses> {
-        let blocks = |low: &FreeSpace, high: &FreeSpace| {
-            let (up, left) = demand.either.split(wanted, &demand.high, high)?;
-            demand.low.with(&left).fit(low).then_some(up)
+        let split = |high: &FreeSpace| demand.either.split(wanted, &demand.high, high);
+        // A high reservation of odd size goes where the most can still go up beside it.
+        let high = match demand.odd_high() {
+            None => &self.high,
+            Some(size) => &self.high.carved(size, |left| split(left).map(|(up, _)| up.total()))?,
         };
-        // The odd-sized reservations first, each at the lowest place that leaves room for all the rest.
-        let with_high = |low: &FreeSpace| match demand.odd_high() {
-            None => blocks(low, &self.high),
-            Some(size) => carve(&self.high, size, |high| blocks(low, high)),
+        let (up, left) = split(high)?;
+        let low = demand.low.with(&left);
+        let fits = match demand.odd_low() {
+            None => low.fit(&self.low),
+            Some(size) => low.fit(&self.low) && self.low.carve(size, |rest| low.fit(rest)).is_some(),
         };
-        match demand.odd_low() {
-            None => with_high(&self.low),
-            Some(size) => carve(&self.low, size, with_high),
-        }
+        fits.then_some(up)
     }
-}
-
-/// What `good` makes of the free space, once `size` bytes are taken out at the first place where it makes something.
-fn carve<T>(free: &FreeSpace, size: Size, mut good: impl FnMut(&FreeSpace) -> Option<T>) -> Option<T> {
-    let mut made = None;
-    free.carve(size, size.previous_power_of_two(), CARVE_TRIES, |left| {
-        made = good(left);
-        made.is_some()
-    })?;
-    made
 }
 
 /// Places what lies above the low window, downwards from the fixed regions, and says where the window then ends.

@@ -23,6 +23,8 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     if let Some(refusal) = hole_is_in_the_way(guest, options) {
         return refusal;
     }
+    // No hole at all would do, so the one that is demanded is not to blame.
+    let options = &Options { resize_hole: true, built_hole: None, ..options.clone() };
     let none = bare(guest);
     if !possible(&none, options) {
         return memory_is_in_the_way(&none, options);
@@ -90,21 +92,12 @@ fn memory_is_in_the_way(guest: &Guest, options: &Options) -> Refusal {
              guest less memory"
                 .to_owned(),
         ),
-        Err(Obstacle::PastWidth(end)) => (
-            Code::Width,
-            format!(
-                "RAM and the device model's memory after it end at {end}, past the {} bits that the guest's processor \
-                 can address",
-                guest.loader_phys_bits()
-            ),
-            "give the guest less memory or a wider physical address (the host's width, cpuid=)".to_owned(),
-        ),
         Err(Obstacle::DeviceModelOnFixed(block)) => (
             Code::DoesNotFit,
             format!("the device model's memory {block} reaches the fixed regions at 0xfc000000"),
             "less video memory, or a larger hole so that RAM continues above 4G".to_owned(),
         ),
-        Err(Obstacle::NoTop(_)) | Ok(_) => (
+        Err(Obstacle::NoTop(_) | Obstacle::NoMeaning) | Ok(_) => (
             Code::DoesNotFit,
             format!("no hole of {SMALLEST_HOLE} to {LARGEST_HOLE} can be had beside this guest's memory"),
             "another memory size".to_owned(),
@@ -211,9 +204,9 @@ fn largest_free(guest: &Guest, options: &Options) -> String {
                 "the largest hole, {}, has {} free below 4G (largest aligned block {}), and above 4G {} are free \
                  (largest aligned block {})",
                 room.hole,
-                free(room.low.ranges()),
+                free(room.low.ranges()).rough(),
                 room.low.largest_block(),
-                free(room.high.ranges()),
+                free(room.high.ranges()).rough(),
                 room.high.largest_block(),
             )
         }

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The planner against the rules, and against a search that tries everything.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    missing_docs
+)]
+#![allow(clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use xen_pci_layout::address::{Address, Size};
+use xen_pci_layout::guest::{Guest, HostCpu, MemoryMapEntry, RESERVED_TYPE, Reserve};
+use xen_pci_layout::layout::{Layout, WindowKind, check};
+use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device};
+use xen_pci_layout::planner::{Options, plan};
+
+fn bar(reg: u8, kind: BarKind, size: u64) -> Bar {
+    Bar { reg, kind, size: Size::new(size), prefetch: false, value: 0, io16: false, host_address: None }
+}
+
+fn device(slot: u8, bars: Vec<Bar>) -> Device {
+    Device {
+        bdf: Bdf::new(0, slot, 0).unwrap(),
+        vendor: 0x1234,
+        device: 0x5678,
+        class: 0x0200,
+        header: 0,
+        command: 0,
+        int_pin: 0,
+        int_line: 0,
+        bars,
+        raw: Vec::new(),
+        bridge: None,
+        host: None,
+        model: None,
+    }
+}
+
+/// One device a BAR, from slot 2 on.
+fn guest_with(ram: u64, phys_bits: u8, bars: &[(BarKind, u64)]) -> Guest {
+    let low = ram.min(0xf000_0000);
+    let high = if ram > low { (1 << 32) + ram - low } else { 0 };
+    let mut guest = Guest::new(low >> 12, high >> 12, phys_bits);
+    let devices = bars.iter().zip(0_u8..).map(|(&(kind, size), n)| {
+        let reg = if kind == BarKind::Rom { 0x30 } else { 0x10 };
+        let mut device = device(2 + n % 30, vec![bar(reg, kind, size)]);
+        device.bdf = Bdf::new(0, 2 + n / 8, n % 8).unwrap();
+        device
+    });
+    guest.devices = devices.collect();
+    guest
+}
+
+fn reserve_memory(guest: &mut Guest, start: u64, size: u64) {
+    guest.memory_map.push(MemoryMapEntry {
+        addr: Address::new(start),
+        size: Size::new(size),
+        kind: RESERVED_TYPE,
+    });
+}
+
+fn kept(guest: &Guest) -> Layout {
+    let layout = plan(guest, &Options::default()).unwrap();
+    assert_eq!(check(guest, &layout), [], "{layout:#?}");
+    layout
+}
+
+const M: u64 = 1 << 20;
+const G: u64 = 1 << 30;
+
+#[test]
+fn a_gpu_that_does_not_fit_the_default_hole_goes_high_alone() {
+    let guest = guest_with(
+        6 * G,
+        39,
+        &[(BarKind::Mem64, G), (BarKind::Mem32, 64 * M), (BarKind::Mem64, 32 * M), (BarKind::Mem32, 16 * M)],
+    );
+    let layout = kept(&guest);
+    assert_eq!(layout.mmio_hole_size.get(), 256 * M);
+    let above: Vec<u64> =
+        layout.bars.iter().map(|bar| bar.address.get()).filter(|&address| address >= 1 << 32).collect();
+    assert_eq!(above.len(), 1, "only the largest moves up: {layout:#?}");
+}
+
+#[test]
+fn small_bars_of_two_functions_never_share_a_page() {
+    for page in [4096, 16384, 65536] {
+        let mut guest =
+            guest_with(G, 39, &[(BarKind::Mem32, 256), (BarKind::Mem32, 256), (BarKind::Mem64, 16)]);
+        guest.page_size = Size::new(page);
+        kept(&guest);
+    }
+}
+
+#[test]
+fn device_model_memory_right_after_ram_is_stepped_over() {
+    let mut guest = guest_with(3832 * M, 39, &[(BarKind::Mem32, 64 * M), (BarKind::Mem32, 64 * M)]);
+    guest.device_model_memory = vec![Size::new(8 * M), Size::new(64 << 10)];
+    let layout = kept(&guest);
+    let low = layout.window(WindowKind::Low).unwrap();
+    assert!(low.start().get() >= 0xf001_0000, "the ROM lies at 0xf0000000: {low}");
+}
+
+#[test]
+fn the_two_gigabyte_hole_of_the_recorded_accident_keeps_clear_of_the_rom() {
+    // memory=3072, mmio_hole=2048, two 1G BARs: hvmloader put one on QEMU's option ROM at 0x140000000.
+    let mut guest = guest_with(3064 * M, 40, &[(BarKind::Mem64, G), (BarKind::Mem64, G)]);
+    guest.device_model_memory = vec![Size::new(8 * M), Size::new(64 << 10)];
+    guest.xenstore.insert("platform/mmio_hole_size".to_owned(), (2 * G).to_string());
+    let layout = kept(&guest);
+    assert_eq!(layout.high_mem_pgend << 12, 0x1_3f80_0000);
+}
+
+#[test]
+fn a_demanded_hole_is_kept_or_refused_with_the_one_that_would_do() {
+    let mut guest = guest_with(2 * G, 39, &[(BarKind::Mem32, 512 * M), (BarKind::Mem32, 128 * M)]);
+    guest.xenstore.insert("platform/mmio_hole_size".to_owned(), (300 * M).to_string());
+    let refusal = plan(&guest, &Options::default()).unwrap_err();
+    assert!(refusal.remedy.contains("mmio_hole=1024"), "{refusal:?}");
+    let free = plan(&guest, &Options { resize_hole: true, ..Options::default() }).unwrap();
+    // 512M aligned ends at 0xe0000000: from there on 4G only 448M are left.
+    assert_eq!(free.mmio_hole_size.get(), 1024 * M);
+}
+
+#[test]
+fn eight_h100_need_41_bits_and_step_over_the_hypertransport_hole() {
+    let bars = [(BarKind::Mem64, 128 * G); 8];
+    let mut guest = guest_with(16 * G, 40, &bars);
+    let refusal = plan(&guest, &Options::default()).unwrap_err();
+    assert_eq!(serde_json::to_value(refusal.code).unwrap(), "width");
+    assert!(refusal.remedy.contains("41"), "{refusal:?}");
+    guest.phys_bits = 41;
+    kept(&guest);
+    guest.cpu = Some(HostCpu { vendor: "AMD".to_owned(), family: 0x15, phys_bits: 48 });
+    guest.phys_bits = 48;
+    let layout = kept(&guest);
+    assert!(layout.window(WindowKind::High).unwrap().start().get() >= 1 << 40, "on one side of the hole");
+}
+
+#[test]
+fn ram_is_cut_below_reserved_memory_and_not_lost() {
+    let mut guest = guest_with(6 * G, 39, &[(BarKind::Mem32, 16 * M)]);
+    reserve_memory(&mut guest, 0xb800_0000, 0x10_0000);
+    let layout = kept(&guest);
+    assert!(layout.low_mem_pgend << 12 <= 0xb800_0000);
+}
+
+#[test]
+fn a_write_back_platform_bar_lies_above_the_window() {
+    let mut guest = guest_with(G, 39, &[(BarKind::Mem32, 16 * M), (BarKind::Mem32, 16 * M)]);
+    (guest.devices[0].vendor, guest.devices[0].device) = (0x5853, 1);
+    guest.xenstore.insert("hvmloader/pci/xen-platform-pci-bar-uc".to_owned(), "0".to_owned());
+    let layout = kept(&guest);
+    assert_eq!(layout.window(WindowKind::Low).unwrap().end().get(), 0xfb00_0000);
+    assert!(layout.bars.iter().any(|bar| bar.address.get() == 0xfb00_0000));
+}
+
+#[test]
+fn reservations_are_aligned_and_inside_their_windows() {
+    let mut guest = guest_with(2 * G, 46, &[(BarKind::Mem32, 16 * M), (BarKind::Mem64, 256 * M)]);
+    guest.reserve = Reserve { low: Size::new(256 * M), high: Size::new(24 * G) };
+    let layout = kept(&guest);
+    assert_eq!(layout.reserved.len(), 2);
+    guest.reserve.low = Size::new(384 * M);
+    kept(&guest);
+}
+
+#[test]
+fn a_guest_with_passthrough_gets_a_high_window_for_later() {
+    let mut guest = guest_with(2 * G, 46, &[(BarKind::Mem32, 16 * M)]);
+    assert_eq!(kept(&guest).window(WindowKind::High), None, "a guest with neither is left to stock");
+    guest.passthrough = true;
+    let high = kept(&guest).window(WindowKind::High).unwrap();
+    assert!(high.size().get() >= 129 * G && high.end().get() <= 1 << 44);
+}
+
+fn kind() -> impl Strategy<Value = BarKind> {
+    prop_oneof![Just(BarKind::Mem32), Just(BarKind::Mem64), Just(BarKind::Rom), Just(BarKind::Io)]
+}
+
+prop_compose! {
+    fn any_bar()(kind in kind(), bits in 4_u32..38) -> (BarKind, u64) {
+        let bits = match kind {
+            BarKind::Io => bits.min(11),
+            BarKind::Rom => bits.clamp(11, 24),
+            BarKind::Mem64 => bits,
+            _ => bits.min(30),
+        };
+        (kind, 1 << bits)
+    }
+}
+
+prop_compose! {
+    fn any_guest()(
+        ram in 64_u64..200_000,
+        phys_bits in 36_u8..49,
+        bars in prop::collection::vec(any_bar(), 0..40),
+        rdm in prop::collection::vec((0_u64..3 << 30, 1_u64..0x4000, any::<bool>()), 0..4),
+        device_model in prop::collection::vec(1_u64..0x1000, 0..3),
+        page in prop_oneof![Just(4096_u64), Just(16384), Just(65536)],
+        reserve in prop_oneof![3 => Just((0_u64, 0_u64)), 1 => (0_u64..600, 0_u64..5000)],
+        passthrough in any::<bool>(),
+        amd in prop_oneof![Just(None), Just(Some(0x15_u32)), Just(Some(0x19))],
+        hole in prop_oneof![4 => Just(None), 1 => (128_u64..1920).prop_map(Some)],
+    ) -> Guest {
+        let mut guest = guest_with(ram * M, phys_bits, &bars);
+        for (start, pages, high) in rdm {
+            let start = if high { (start + (4 << 30)) * 2 } else { start + G };
+            reserve_memory(&mut guest, start & !0xfff, pages << 12);
+        }
+        guest.device_model_memory = device_model.into_iter().map(|pages| Size::new(pages << 12)).collect();
+        guest.page_size = Size::new(page);
+        guest.reserve = Reserve { low: Size::new(reserve.0 * M), high: Size::new(reserve.1 * M) };
+        guest.passthrough = passthrough;
+        guest.cpu = amd.map(|family| HostCpu { vendor: "AMD".to_owned(), family, phys_bits });
+        if let Some(hole) = hole {
+            guest.xenstore.insert("platform/mmio_hole_size".to_owned(), (hole * 2 * M).to_string());
+        }
+        guest
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn every_layout_keeps_every_rule(guest in any_guest()) {
+        match plan(&guest, &Options::default()) {
+            Ok(layout) => {
+                prop_assert_eq!(check(&guest, &layout), []);
+                if let Some(hole) = guest.demanded_hole() {
+                    prop_assert_eq!(hole, layout.mmio_hole_size);
+                }
+                let kept = |kind| layout.reserved.iter().filter(|r| r.window == kind).map(|r| r.size.get()).sum::<u64>();
+                prop_assert!(kept(WindowKind::Low) >= guest.reserve.low.get());
+                prop_assert!(kept(WindowKind::High) >= guest.reserve.high.get());
+            }
+            Err(refusal) => {
+                prop_assert!(!refusal.message.is_empty() && !refusal.remedy.is_empty());
+                prop_assert!(!refusal.message.contains("NoMeaning"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_devices_does_not_matter(guest in any_guest(), seed in any::<u64>()) {
+        let mut other = guest.clone();
+        let mut state = seed | 1;
+        other.devices.sort_by_cached_key(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); state >> 33 });
+        let strip = |guest: &Guest| plan(guest, &Options::default()).map_err(|refusal| refusal.code);
+        prop_assert_eq!(strip(&guest), strip(&other));
+    }
+}
+
+/// A world of 128 MiB units below 8 GiB, so that what is taken is one 64-bit mask.
+mod small_world {
+    use super::*;
+
+    pub const UNIT: u64 = 128 * M;
+
+    #[derive(Clone, Debug)]
+    pub struct World {
+        pub ram: u64,
+        pub device_model: u64,
+        pub rdm: Vec<(u64, u64)>,
+        /// (64-bit?, log2 of units)
+        pub bars: Vec<(bool, u32)>,
+    }
+
+    impl World {
+        pub fn guest(&self) -> Guest {
+            let bars: Vec<(BarKind, u64)> = self
+                .bars
+                .iter()
+                .map(|&(wide, log)| (if wide { BarKind::Mem64 } else { BarKind::Mem32 }, UNIT << log))
+                .collect();
+            let mut guest = guest_with(self.ram * UNIT, 33, &bars);
+            for &(start, units) in &self.rdm {
+                reserve_memory(&mut guest, start * UNIT, units * UNIT);
+            }
+            if self.device_model > 0 {
+                guest.device_model_memory = vec![Size::new(self.device_model * UNIT)];
+            }
+            guest
+        }
+
+        /// The smallest hole, in bytes, for which trying everything finds a layout. Between two whole units only the
+        /// first step of 2 MiB can differ: there a little RAM moves above 4 GiB, and the device model after it.
+        pub fn smallest_hole(&self) -> Option<u64> {
+            (2..=30).flat_map(|units| [units * UNIT, units * UNIT + 2 * M]).find(|&hole| self.search(hole))
+        }
+
+        fn search(&self, hole: u64) -> bool {
+            // The units that a range of bytes touches.
+            let units = |start: u64, end: u64| {
+                (start / UNIT..end.div_ceil(UNIT))
+                    .filter(|&unit| unit < 64)
+                    .fold(0_u64, |mask, unit| mask | 1 << unit)
+            };
+            let ram = self.ram * UNIT;
+            let low_end = ram.min(4 * G - hole);
+            let high_end = 4 * G + ram - low_end;
+            let rdm = self
+                .rdm
+                .iter()
+                .fold(0, |mask, &(start, count)| mask | units(start * UNIT, (start + count) * UNIT));
+            if rdm & (units(0, low_end) | units(4 * G, high_end)) != 0 {
+                return false;
+            }
+            let end = if high_end > 4 * G { high_end } else { low_end };
+            let populated = end + self.device_model * UNIT;
+            if high_end == 4 * G && populated > 0xfc00_0000 {
+                return false;
+            }
+            // The unit below 4 GiB holds the platform's regions. RAM and what follows it lie before the windows.
+            let low_taken = if high_end == 4 * G { populated.max(4 * G - hole) } else { 4 * G - hole };
+            let high_taken = if high_end == 4 * G { 4 * G } else { populated };
+            let taken = rdm | units(31 * UNIT, 4 * G) | units(0, low_taken) | units(4 * G, high_taken);
+            place_all(&self.bars, 0, taken, &mut HashSet::new())
+        }
+    }
+
+    fn place_all(bars: &[(bool, u32)], next: usize, taken: u64, seen: &mut HashSet<(usize, u64)>) -> bool {
+        let Some(&(wide, log)) = bars.get(next) else { return true };
+        if !seen.insert((next, taken)) {
+            return false;
+        }
+        let size = 1_u64 << log;
+        (0..(if wide { 64 } else { 32 })).step_by(size as usize).any(|start| {
+            let mask = (if size == 64 { u64::MAX } else { (1 << size) - 1 }) << start;
+            mask & taken == 0 && place_all(bars, next + 1, taken | mask, seen)
+        })
+    }
+
+    prop_compose! {
+        pub fn any_world()(
+            ram in 1_u64..40,
+            device_model in 0_u64..3,
+            rdm in prop::collection::vec((4_u64..60, 1_u64..3), 0..4),
+            bars in prop::collection::vec((any::<bool>(), 0_u32..5), 0..7),
+        ) -> World {
+            World { ram, device_model, rdm, bars }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_layout_is_found_exactly_where_trying_everything_finds_one(world in small_world::any_world()) {
+        let guest = world.guest();
+        let smallest = world.smallest_hole();
+        match plan(&guest, &Options::default()) {
+            Ok(layout) => {
+                prop_assert_eq!(check(&guest, &layout), []);
+                let hole = layout.mmio_hole_size.get();
+                prop_assert!(smallest.is_some_and(|least| least <= hole && hole <= least + least / 50), "{hole:#x} {smallest:?}");
+            }
+            Err(refusal) => prop_assert_eq!(smallest, None, "{:?}", refusal),
+        }
+    }
+}
