@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! Xen's constants and structures, and libxenstore loaded at run time.
+//! Xen's constants and structures, and its libraries loaded at run time.
 //!
 //! `src/bindings` is bindgen's work over Xen's public headers, written by `xen-sys/generate` and committed, so that
 //! building needs neither Xen nor libclang. Nothing of Xen is linked: libxenstore is opened when the first
-//! [`Xs`] is, so one binary serves every Xen, and a host that has none gets an error instead of a loader's complaint.
+//! [`Xs`] is, and libxencall when the hypervisor is asked something, so one binary serves every Xen, and a host that has none gets an error instead of a loader's complaint.
 //!
 //! This crate holds all the unsafe code of the project; what it exports is safe.
 //!
@@ -14,10 +14,12 @@
 //! }
 //! ```
 
+mod hypervisor;
 mod library;
 mod place;
 mod store;
 
+pub use hypervisor::{HypervisorError, ReservedMemory, reserved_device_memory};
 pub use library::LibraryError;
 pub use place::{PlaceError, store_directory};
 pub use store::{Access, OpenError, Permission, Transaction, Xs, connection_lost};
@@ -28,6 +30,7 @@ pub use store::{Access, OpenError, Permission, Transaction, Xs, connection_lost}
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod bindings {
     pub mod xen;
+    pub mod xencall;
     pub mod xenstore;
 }
 

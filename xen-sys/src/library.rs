@@ -1,32 +1,59 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! Finds libxenstore and loads it, once a process.
+//! Finds Xen's libraries and loads them, once a process.
 //!
 //! The linker's own search comes first. Packages that install several Xen versions side by side keep the libraries in
 //! directories of their own (Debian's `/usr/lib/xen-4.17/lib/x86_64-linux-gnu`), which the linker does not search:
 //! those follow, newest version first.
 
+use crate::bindings::xencall::LibXencall;
 use crate::bindings::xenstore::LibXenstore;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The library's names: from Xen 4.16 on, and before. The functions that are called did not change between them.
-const NAMES: [&str; 2] = ["libxenstore.so.4", "libxenstore.so.3.0"];
+/// One of Xen's libraries. Its functions that are called are the same under each of its names.
+struct Library {
+    /// What people call it.
+    name: &'static str,
+    /// Its file names, newest first.
+    files: &'static [&'static str],
+    /// Where distributions have it.
+    packages: &'static str,
+}
+
+/// The names are those from Xen 4.16 on, and before.
+const LIBXENSTORE: Library = Library {
+    name: "libxenstore",
+    files: &["libxenstore.so.4", "libxenstore.so.3.0"],
+    packages: "Debian and Ubuntu: package libxenstore4; Fedora and openSUSE: package xen-libs",
+};
+
+const LIBXENCALL: Library = Library {
+    name: "libxencall",
+    files: &["libxencall.so.1"],
+    packages: "Debian and Ubuntu: package libxencall1; Fedora and openSUSE: package xen-libs",
+};
 
 /// Where directories named `xen-VERSION` stand.
 const PREFIXES: [&str; 3] = ["/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
-/// libxenstore cannot be used on this host.
+/// A library of Xen's cannot be used on this host.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LibraryError {
     /// No file of that name loads.
-    #[error(
-        "libxenstore is not installed on this host: no {} found (Debian and Ubuntu: package libxenstore4; \
-         Fedora and openSUSE: package xen-libs)", NAMES.join(" or ")
-    )]
-    Missing,
+    #[error("{name} is not installed on this host: no {files} found ({packages})")]
+    Missing {
+        /// The library.
+        name: &'static str,
+        /// The file names that were looked for.
+        files: String,
+        /// Where distributions have it.
+        packages: &'static str,
+    },
     /// There is a file, but the dynamic linker refuses it or it lacks a function.
-    #[error("libxenstore is there but cannot be used: {reason}")]
+    #[error("{name} is there but cannot be used: {reason}")]
     Unusable {
+        /// The library.
+        name: &'static str,
         /// The dynamic linker's words, which name the file.
         reason: String,
     },
@@ -37,16 +64,37 @@ pub enum LibraryError {
 /// It is never unloaded: handles outlive whoever opened them when a request hangs (see the users of [`crate::Xs`]).
 pub(crate) fn libxenstore() -> Result<&'static LibXenstore, LibraryError> {
     static LIBRARY: OnceLock<Result<LibXenstore, LibraryError>> = OnceLock::new();
-    LIBRARY.get_or_init(|| load(candidates(&PREFIXES.map(Path::new)))).as_ref().map_err(Clone::clone)
+    // SAFETY: the functions are looked up by the names and used with the types of xenstore.h, which Xen keeps
+    // for as long as the soname is the same; the soname is what was asked for.
+    let bind = |library| unsafe { LibXenstore::from_library(library) };
+    LIBRARY
+        .get_or_init(|| load(&LIBXENSTORE, LIBXENSTORE.candidates(&PREFIXES), bind))
+        .as_ref()
+        .map_err(Clone::clone)
+}
+
+/// The same for libxencall.
+pub(crate) fn libxencall() -> Result<&'static LibXencall, LibraryError> {
+    static LIBRARY: OnceLock<Result<LibXencall, LibraryError>> = OnceLock::new();
+    // SAFETY: as above, with xencall.h.
+    let bind = |library| unsafe { LibXencall::from_library(library) };
+    LIBRARY
+        .get_or_init(|| load(&LIBXENCALL, LIBXENCALL.candidates(&PREFIXES), bind))
+        .as_ref()
+        .map_err(Clone::clone)
 }
 
 /// The first candidate that loads. One that exists but does not load is the error to report, not the absence of the rest.
-fn load(candidates: Vec<PathBuf>) -> Result<LibXenstore, LibraryError> {
+fn load<T>(
+    wanted: &Library,
+    candidates: Vec<PathBuf>,
+    bind: impl Fn(libloading::Library) -> Result<T, libloading::Error>,
+) -> Result<T, LibraryError> {
     let mut unusable = None;
     for candidate in candidates {
-        // SAFETY: loading runs the library's initialisers. The candidates are libxenstore's file names in the linker's
-        // and the distributions' directories, which only the administrator writes; its initialisers have no
-        // preconditions (any program that links to it runs them).
+        // SAFETY: loading runs the library's initialisers. The candidates are file names of Xen's libraries in the linker's
+        // and the distributions' directories, which only the administrator writes; their initialisers have no
+        // preconditions (any program that links to one runs them).
         let library = match unsafe { libloading::Library::new(&candidate) } {
             Ok(library) => library,
             Err(error) => {
@@ -61,16 +109,18 @@ fn load(candidates: Vec<PathBuf>) -> Result<LibXenstore, LibraryError> {
                 continue;
             }
         };
-        // SAFETY: the symbols are looked up by the names and used with the types of xenstore.h; libxenstore keeps both
-        // stable for as long as the soname is the same, and the soname is what was asked for.
-        match unsafe { LibXenstore::from_library(library) } {
+        match bind(library) {
             Ok(library) => return Ok(library),
             Err(error) => {
                 unusable.get_or_insert(format!("{}: {}", candidate.display(), linkers_words(&error)));
             }
         }
     }
-    Err(unusable.map_or(LibraryError::Missing, |reason| LibraryError::Unusable { reason }))
+    let name = wanted.name;
+    Err(match unusable {
+        Some(reason) => LibraryError::Unusable { name, reason },
+        None => LibraryError::Missing { name, files: wanted.files.join(" or "), packages: wanted.packages },
+    })
 }
 
 /// What the dynamic linker said; libloading's own words are only that the call failed.
@@ -79,23 +129,29 @@ fn linkers_words(error: &libloading::Error) -> String {
     said.map_or_else(|| error.to_string(), |said| said.to_string())
 }
 
-/// What to try, in order.
-fn candidates(prefixes: &[&Path]) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = NAMES.iter().map(PathBuf::from).collect();
-    for prefix in prefixes {
-        let mut versions: Vec<PathBuf> = entries(prefix)
-            .into_iter()
-            .filter(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("xen-")))
-            .collect();
-        versions.sort_by_key(|version| std::cmp::Reverse(version_number(version)));
-        for version in versions {
-            let lib = version.join("lib");
-            for directory in std::iter::once(lib.clone()).chain(entries(&lib)) {
-                found.extend(NAMES.iter().map(|name| directory.join(name)).filter(|path| path.exists()));
+impl Library {
+    /// What to try, in order.
+    fn candidates(&self, prefixes: &[impl AsRef<Path>]) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = self.files.iter().map(PathBuf::from).collect();
+        for prefix in prefixes {
+            let mut versions: Vec<PathBuf> = entries(prefix.as_ref())
+                .into_iter()
+                .filter(|entry| {
+                    entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("xen-"))
+                })
+                .collect();
+            versions.sort_by_key(|version| std::cmp::Reverse(version_number(version)));
+            for version in versions {
+                let lib = version.join("lib");
+                for directory in std::iter::once(lib.clone()).chain(entries(&lib)) {
+                    found.extend(
+                        self.files.iter().map(|name| directory.join(name)).filter(|path| path.exists()),
+                    );
+                }
             }
         }
+        found
     }
-    found
 }
 
 /// A directory's entries sorted by name; none where it cannot be read.
@@ -117,6 +173,12 @@ fn version_number(directory: &Path) -> Vec<u32> {
 mod tests {
     use super::*;
 
+    fn loaded(file: &str) -> Result<(), LibraryError> {
+        // SAFETY: as in `libxenstore`; nothing is called.
+        let bind = |library| unsafe { LibXenstore::from_library(library) };
+        load(&LIBXENSTORE, vec![file.into()], bind).map(drop)
+    }
+
     #[test]
     fn the_newest_versions_directory_is_tried_first_and_the_linkers_own_search_before_it() {
         let top = std::env::temp_dir().join(format!("xen-sys-candidates-{}", std::process::id()));
@@ -125,7 +187,7 @@ mod tests {
             std::fs::create_dir_all(&directory).unwrap();
             std::fs::write(directory.join("libxenstore.so.4"), "").unwrap();
         }
-        let found = candidates(&[&top]);
+        let found = LIBXENSTORE.candidates(&[&top]);
         std::fs::remove_dir_all(&top).unwrap();
         let expected = [
             PathBuf::from("libxenstore.so.4"),
@@ -138,8 +200,8 @@ mod tests {
 
     #[test]
     fn without_the_library_the_error_says_which_package_has_it() {
-        let error = load(vec!["libxenstore-that-nobody-has.so.4".into()]).err().unwrap();
-        assert!(matches!(error, LibraryError::Missing), "{error}");
+        let error = loaded("libxenstore-that-nobody-has.so.4").unwrap_err();
+        assert!(matches!(error, LibraryError::Missing { .. }), "{error}");
         assert!(error.to_string().contains("package libxenstore4"), "{error}");
     }
 
@@ -147,14 +209,14 @@ mod tests {
     fn a_file_that_is_no_library_is_named() {
         let path = std::env::temp_dir().join(format!("xen-sys-no-library-{}.so", std::process::id()));
         std::fs::write(&path, "not an ELF file").unwrap();
-        let error = load(vec![path.clone()]).err().unwrap();
+        let error = loaded(path.to_str().unwrap()).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 
     #[test]
     fn a_library_without_the_functions_is_refused_by_name() {
-        let error = load(vec!["libc.so.6".into()]).err().unwrap();
+        let error = loaded("libc.so.6").unwrap_err();
         assert!(error.to_string().contains("libc.so.6") && error.to_string().contains("xs_open"), "{error}");
     }
 }
