@@ -72,7 +72,7 @@ fn write_device(out: &mut dyn Write, device: &AuditedDevice, worst: Option<Sever
     let name = device.model.as_ref().map(|model| format!("{model} ")).unwrap_or_default();
     writeln!(
         out,
-        "{} {state:<6} {sizes:<22} {name}[{:04x}:{:04x}]",
+        "{} {state:<6} {sizes:<25} {name}[{:04x}:{:04x}]",
         device.sbdf, device.vendor, device.device
     )
 }
