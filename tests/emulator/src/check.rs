@@ -16,6 +16,13 @@ pub struct Difference {
     pub other: Value,
 }
 
+impl Difference {
+    /// The output's field, without the number of an entry.
+    pub fn root(&self) -> &str {
+        self.field.split('[').next().unwrap_or(&self.field)
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |value: &Value| if value.is_null() { "nothing".to_owned() } else { value.to_string() };

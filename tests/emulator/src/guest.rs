@@ -23,7 +23,7 @@ pub struct Guest {
     /// End of RAM above 4 GiB, in 4 KiB pages; 0 for none.
     #[serde(default)]
     pub high_mem_pgend: u32,
-    /// What XENMEM_memory_map returns, in order.
+    /// What XENMEM_memory_map returns, in order; if empty, RAM as libxl lays it out.
     #[serde(default)]
     pub memory_map: Vec<MapEntry>,
     /// Which kind of guest the generator or the corpus meant this to be; a label.
@@ -38,6 +38,22 @@ pub struct Guest {
     /// The functions, in any order.
     #[serde(default)]
     pub devices: Vec<Device>,
+}
+
+impl Guest {
+    /// The memory map that the loader gets. Xen never gives an empty one, and a loader stops at one.
+    pub fn loaders_map(&self) -> Vec<MapEntry> {
+        if !self.memory_map.is_empty() {
+            return self.memory_map.clone();
+        }
+        const MIB: u64 = 1 << 20;
+        const BELOW_4G: u64 = 1 << 32;
+        let end = |page: u32| u64::from(page) << 12;
+        let low = MapEntry { addr: MIB, size: end(self.low_mem_pgend).saturating_sub(MIB), kind: 1 };
+        let high =
+            MapEntry { addr: BELOW_4G, size: end(self.high_mem_pgend).saturating_sub(BELOW_4G), kind: 1 };
+        [low, high].into_iter().filter(|entry| entry.size > 0).collect()
+    }
 }
 
 /// One entry of the guest's memory map.

@@ -165,7 +165,7 @@ impl Machine {
         Self {
             bus: Bus::new(guest),
             xenstore: Server::new(guest.xenstore.clone()),
-            guest_map: guest.memory_map.clone(),
+            guest_map: guest.loaders_map(),
             max_extended_leaf: guest.cpuid_max_ext.unwrap_or(0x8000_0008),
             phys_bits: guest.phys_bits,
             variables,

@@ -4,12 +4,15 @@
 //! It says for guests in the corpus's form what the loader did, and compares predictions with that.
 
 mod check;
+mod compare;
 mod config_space;
+mod generate;
 mod guest;
 mod hypercall;
 mod loader;
 mod machine;
 mod outcome;
+mod shrink;
 mod variables;
 mod xenstore;
 
@@ -17,9 +20,11 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use compare::Comparison;
+use generate::Generator;
 use guest::Line;
 use machine::Emulator;
 use variables::Variables;
@@ -33,8 +38,32 @@ struct Arguments {
     /// The hvmloader binary: guests on standard input, one JSON object a line, are answered in order
     loader: Option<PathBuf>,
     /// Also say what every BAR's register holds in the end
-    #[arg(long)]
+    #[arg(long, requires = "loader")]
     registers: bool,
+    /// Print so many guests made afresh, instead of running any
+    #[arg(long, value_name = "N", conflicts_with = "loader")]
+    generate: Option<u64>,
+    #[command(flatten)]
+    random: Random,
+}
+
+#[derive(Args)]
+struct Random {
+    /// Where the guests come from: the same seed makes the same guests [default: a new one, printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// At most so many functions beside the machine's own [default: as many as the kind of guest has]
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
+}
+
+impl Random {
+    /// The generator, its seed printed so that any run can be had again.
+    fn generator(self) -> Generator {
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+        eprintln!("seed: {seed}");
+        Generator { seed, devices: self.devices }
+    }
 }
 
 #[derive(Subcommand)]
@@ -47,6 +76,23 @@ enum Mode {
         /// Only cases of this release
         #[arg(long)]
         xen: Option<String>,
+    },
+    /// Compares a program's predictions with the loader over guests made afresh
+    Compare {
+        /// The hvmloader binary
+        #[arg(long)]
+        loader: PathBuf,
+        /// Its release, by the name that the corpus gives its algorithm
+        #[arg(long)]
+        xen: String,
+        /// What predicts: run as PROGRAM replay --print FILE
+        #[arg(long)]
+        program: PathBuf,
+        /// How many guests
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+        #[command(flatten)]
+        random: Random,
     },
 }
 
@@ -144,12 +190,50 @@ fn check(loader: &Path, xen: Option<&str>) -> Result<(), Failure> {
     }
 }
 
+/// Prints guests.
+fn generate(count: u64, generator: Generator) -> Result<(), Failure> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for number in 0..count {
+        let (id, guest) = generator.guest(number);
+        writeln!(out, "{}", json!({"id": id, "input": guest})).map_err(surroundings)?;
+    }
+    out.flush().map_err(surroundings)
+}
+
+/// Compares a program with the loader; each difference is shown on a guest as small as it gets.
+fn compare(
+    loader: &Path,
+    xen: &str,
+    program: &Path,
+    count: u64,
+    generator: Generator,
+) -> Result<(), Failure> {
+    const SHOWN: usize = 3;
+    let mut emulator = emulator(loader)?;
+    let mut comparison = Comparison { emulator: &mut emulator, xen, program };
+    let (differing, findings) = comparison.run(generator, count, SHOWN).map_err(surroundings)?;
+    println!("{count} guests made afresh, Xen {xen}, seed {}: {differing} differ", generator.seed);
+    if differing == 0 {
+        return Ok(());
+    }
+    let mut report = format!("{differing} of {count} guests differ; the first, shrunk:\n");
+    for finding in findings {
+        report.push_str(&format!("{}\n{}\n", finding.id, finding.line));
+        finding.differences.iter().for_each(|difference| report.push_str(&format!("  {difference}\n")));
+    }
+    Err(Failure::Differs(report))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = match (arguments.mode, arguments.loader) {
-        (Some(Mode::Check { loader, xen }), _) => check(&loader, xen.as_deref()),
-        (None, Some(loader)) => answer(&loader, arguments.registers),
-        (None, None) => Err(Failure::Input("name a loader, or a mode (--help)".to_owned())),
+    let done = match (arguments.mode, arguments.loader, arguments.generate) {
+        (Some(Mode::Check { loader, xen }), ..) => check(&loader, xen.as_deref()),
+        (Some(Mode::Compare { loader, xen, program, count, random }), ..) => {
+            compare(&loader, &xen, &program, count, random.generator())
+        }
+        (None, Some(loader), _) => answer(&loader, arguments.registers),
+        (None, None, Some(count)) => generate(count, arguments.random.generator()),
+        (None, None, None) => Err(Failure::Input("name a loader, or a mode (--help)".to_owned())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::config_space::register;
-use crate::guest::{BarKind, Bdf, Device, Guest, MapEntry};
+use crate::guest::{Bar, BarKind, Bdf, Device, Guest, MapEntry};
 use crate::machine::Run;
 
 /// What the loader says before it looks at memory map and PCI; no part of the recorded log.
@@ -42,13 +42,15 @@ fn declared(guest: &Guest, place: Placement) -> Option<BarKind> {
     device.bars.iter().find(|bar| bar.reg == place.register).map(|bar| bar.kind)
 }
 
-const fn width(kind: Option<BarKind>) -> usize {
-    if matches!(kind, Some(BarKind::Mem64)) { 8 } else { 4 }
+/// A BAR's bytes: 8 if it is declared so, or if it is some other register that the loader must take for such a BAR.
+fn width(kind: Option<BarKind>, run: &Run, bdf: Bdf, register: u8) -> usize {
+    let looks_wide = || register != 0x30 && run.bus.peek(bdf, register, 4) & 7 == 4;
+    if kind.map_or_else(looks_wide, |kind| kind == BarKind::Mem64) { 8 } else { 4 }
 }
 
 fn bar(guest: &Guest, run: &Run, place: Placement) -> Value {
     let kind = declared(guest, place);
-    let content = run.bus.peek(place.bdf, place.register, width(kind));
+    let content = run.bus.peek(place.bdf, place.register, width(kind, run, place.bdf, place.register));
     let is_io = place.content.unwrap_or(content) & 1 != 0;
     let address = place.content.map(|content| {
         let flags = if is_io { 3 } else { 0xf };
@@ -116,7 +118,7 @@ pub fn outcome(guest: &Guest, run: &Run) -> Value {
             |r: &crate::hypercall::Relocation| json!({"idx": r.idx, "gpfn": r.gpfn, "pages": r.pages});
         put("relocations", run.relocations.iter().map(relocation).collect());
     }
-    if let Some(map) = run.memory_map.as_ref().filter(|map| **map != guest.memory_map) {
+    if let Some(map) = run.memory_map.as_ref().filter(|map| **map != guest.loaders_map()) {
         let entry = |entry: &MapEntry| json!({"addr": entry.addr, "size": entry.size, "type": entry.kind});
         put("memory_map", map.iter().map(entry).collect());
     }
@@ -138,7 +140,10 @@ fn ignored(guest: &Guest, placements: &[Placement]) -> Vec<Value> {
 /// What every declared BAR's register holds, by function and offset (decimal): 64 bits for a 64-bit BAR.
 pub fn registers(guest: &Guest, run: &Run) -> Value {
     by_function(&guest.devices, |device| {
-        let content = |bar: &crate::guest::Bar| run.bus.peek(device.bdf, bar.reg, width(Some(bar.kind)));
+        let content = |bar: &Bar| {
+            let width = width(Some(bar.kind), run, device.bdf, bar.reg);
+            run.bus.peek(device.bdf, bar.reg, width)
+        };
         let entries = device.bars.iter().map(|bar| (bar.reg.to_string(), content(bar).into()));
         (!device.bars.is_empty()).then(|| Value::Object(entries.collect()))
     })
