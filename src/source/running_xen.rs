@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! The Xen that this machine runs under, from `/sys/hypervisor`.
+//! The Xen that this machine runs under: its version from `/sys/hypervisor`, and what only itself knows.
 
 use std::fs;
 use std::path::Path;
+
+use crate::address::{Address, Range};
 
 /// Where Linux shows the hypervisor (Documentation/ABI/stable/sysfs-hypervisor-xen).
 pub const SYSFS: &str = "/sys/hypervisor";
@@ -36,6 +38,24 @@ pub fn version(directory: &Path) -> Option<Version> {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
     })
+}
+
+/// The host's reserved device memory (RMRR, IVMD), as Xen took it from the firmware's tables, which it hides from
+/// domain 0, and from its own command line. Sorted.
+///
+/// # Errors
+///
+/// There is no Xen here, or it does not answer this domain.
+pub fn reserved_device_memory() -> Result<Vec<Range>, xen_sys::HypervisorError> {
+    let mut ranges: Vec<Range> = xen_sys::reserved_device_memory()?
+        .into_iter()
+        .filter_map(|memory| {
+            let end = memory.start_frame.checked_add(memory.frames)?;
+            Range::new(Address::from_frame(memory.start_frame)?, Address::from_frame(end)?)
+        })
+        .collect();
+    ranges.sort_unstable();
+    Ok(ranges)
 }
 
 #[cfg(test)]
