@@ -137,3 +137,79 @@ detach() {
 
 # expect TEXT FILE: FILE has a line with TEXT, which is printed.
 expect() { grep -F -m 1 -- "$1" "$2" || fail "not in $2: $1"; }
+
+# check_layout NAME LAYOUT: the guest's kernel, its functions' registers and the device model have every BAR where LAYOUT
+# (layout/1) has it, the root bus has LAYOUT's windows and no others, and RAM ends where LAYOUT ends it.
+check_layout() {
+    checked=$RESULTS/$1
+    log=$checked/guest.log
+    xl qemu-monitor-command "$1" "info pci" >"$checked/info-pci" || fail "xl qemu-monitor-command $1 'info pci'"
+    jq -r '.bars[] | "\(.bdf) \(.reg) \(.kind) \(.address)"' "$2" >"$checked/planned-bars"
+    while read -r bdf reg kind address; do
+        check_bar "$log" "$checked/info-pci"
+    done <"$checked/planned-bars"
+    note "$1: $(wc -l <"$checked/planned-bars") BARs are where they were planned"
+
+    # The kernel prints a window with the last address; the first megabyte's VGA window is not the plan's.
+    jq -r '.windows[] | select(.kind != "io") | "\(.start) \(.end)"' "$2" |
+        while read -r start end; do printf '[mem 0x%08x-0x%08x window]\n' "$start" $((end - 1)); done | sort >"$checked/windows-planned"
+    sed -n 's/.*root bus resource \(\[mem .*\]\)/\1/p' "$log" | grep -vF '0x000a0000-0x000bffff' | sort >"$checked/windows-seen"
+    diff "$checked/windows-planned" "$checked/windows-seen" || fail "$1: the windows in _CRS are not the planned ones"
+
+    ram_end=$(printf '%08x' $(($(jq .low_mem_pgend "$2") * 4096)))
+    grep -q "\[..\]: 00000000:00100000 - 00000000:$ram_end: RAM" "$checked/hvmloader.log" || fail "$1: low RAM does not end at $ram_end"
+    high=$(jq .high_mem_pgend "$2")
+    if [ "$high" -gt 0 ]; then
+        ram_end=$(printf '%08x:%08x' $((high >> 20)) $((high * 4096 & 0xffffffff)))
+        grep -q "\[..\]: 00000001:00000000 - $ram_end: RAM" "$checked/hvmloader.log" || fail "$1: high RAM does not end at $ram_end"
+    else
+        ! grep -q '00000001:00000000 - .*: RAM' "$checked/hvmloader.log" || fail "$1: RAM above 4 GiB that was not planned"
+    fi
+    note "$1: windows and RAM are as planned:$(tr '\n' ' ' <"$checked/windows-seen")"
+}
+
+# One BAR ($bdf $reg $kind $address) in the guest's report $1, and in the device model's "info pci" $2.
+check_bar() {
+    wanted=$(printf '%x' "$address")
+    low=$((0x$(register "$1" "$bdf" "$reg")))
+    case $kind in
+        io) got=$((low & ~3)) ;;
+        rom) got=$((low & ~0x7ff)) ;;
+        mem64) got=$((low & ~15 | 0x$(register "$1" "$bdf" $((reg + 4))) << 32)) ;;
+        *) got=$((low & ~15)) ;;
+    esac
+    [ "$got" = "$address" ] || fail "$bdf BAR $reg ($kind) is at $(printf '%x' "$got"), was planned at $wanted"
+    [ "$kind" = rom ] && return
+    line=$(((reg - 16) / 4 + 2))
+    seen=$(sed -n "/^=== res 0000:$bdf /,/^=== cfg/p" "$1" | sed -n "${line}s/ .*//p")
+    [ $((seen)) = "$address" ] || fail "$bdf BAR $reg is at $seen for the guest's kernel, was planned at $wanted"
+    if [ "$kind" = io ]; then pattern="I/O at 0x$(printf '%04x' "$address")"; else pattern="memory at 0x$(printf '%08x' "$address")"; fi
+    grep -q "$pattern" "$2" || fail "$bdf BAR $reg: the device model does not have it at $wanted"
+}
+
+# register FILE BDF REG: the 32-bit register, eight hexadecimal digits.
+register() {
+    sed -n "/^=== cfg 0000:$2/{n;N;N;N;s/\\n/ /g;p;}" "$1" | awk -v "at=$(($3 + 1))" '{ print $(at + 3) $(at + 2) $(at + 1) $(at) }'
+}
+
+# create_planned NAME: plans the guest, gives it that hole, creates it paused with our loader, and stores the layout: what stock
+# libxl allows. The guest waits for `xl unpause`. layout.json is what is stored.
+create_planned() {
+    planned=$RESULTS/$1
+    xen-pci-layout plan --format json "$planned/xl.cfg" >"$planned/plan.json" || fail "plan $1"
+    printf '%s\n' "mmio_hole=$(($(jq .mmio_hole_size "$planned/plan.json") >> 20))" 'firmware_override="/host/hvmloader"' \
+        >>"$planned/xl.cfg"
+    create "$1" -p
+    xen-pci-layout apply --built --domid "$domid" "$planned/xl.cfg" || fail "apply --built $1"
+    xen-pci-layout show --domid "$domid" --format json >"$planned/layout.json" || fail "show $1"
+    jq -S 'del(.warnings)' "$planned/plan.json" >"$planned/plan-sorted"
+    jq -S 'del(.warnings)' "$planned/layout.json" | diff "$planned/plan-sorted" - || fail "$1: what is stored is not what was planned"
+}
+
+# boot_planned NAME: the same, then the guest's start, and everything where it was planned.
+boot_planned() {
+    create_planned "$1"
+    xl unpause "$1"
+    await_ready "$1"
+    check_layout "$1" "$RESULTS/$1/layout.json"
+}
