@@ -7,10 +7,12 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::plan::checked_plan;
 use super::{Answer, Failure, GuestArguments, batch, write_json};
 use crate::guest::Guest;
 use crate::hvmloader::{self, Hazard, Prediction, Release, Suggestion};
 use crate::layout::Warning;
+use crate::planner::Options;
 use crate::report;
 use crate::source::running_xen;
 
@@ -163,11 +165,26 @@ impl Predict {
             release: loader.release.to_string(),
             release_from: loader.from,
             warnings: loader.warning.iter().cloned().chain(hazards).collect(),
-            suggestion: self.suggest.then(|| hvmloader::suggest(guest, loader.release)),
+            suggestion: self.suggest.then(|| suggestion(guest, loader.release)),
             prediction,
             safe,
         })
     }
+}
+
+/// The smallest hole that works; where none does, a loader that reads a layout may still.
+fn suggestion(guest: &Guest, release: Release) -> Suggestion {
+    let mut suggestion = hvmloader::suggest(guest, release);
+    if suggestion.mmio_hole.is_none() {
+        let options = Options { resize_hole: true, ..Options::default() };
+        if let Ok(layout) = checked_plan(guest, &options) {
+            let mib = layout.mmio_hole_size.get() >> 20;
+            suggestion.remedies.push(format!(
+                "a loader that reads layouts: xen-pci-layout apply --resize-hole places everything with mmio_hole={mib}"
+            ));
+        }
+    }
+    suggestion
 }
 
 /// No where a BAR is left unplaced or a crash is predicted.

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Answer, Failure, Format, write_json};
+use super::{Answer, Failure, Format, GuestArguments, write_json};
+use crate::hvmloader::{self, Prediction, Release};
 use crate::layout::{Code, Refusal};
 use crate::recording::corpus::{Case, CaseError};
-use crate::recording::{Difference, differences};
+use crate::recording::directory::{Recording, loader_run};
+use crate::recording::{self, Difference, differences};
+use crate::source::hvmloader_log::Run;
 
 /// The version of the JSON form.
 const SCHEMA: &str = "replay/1";
@@ -20,9 +23,10 @@ const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 /// Predict recorded layouts again and compare them with what the loader really did, BAR by BAR.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  xen-pci-layout replay tests/corpus/cases-4.17.jsonl.xz\n  \
-              xen-pci-layout replay --print cases.jsonl > predicted.jsonl")]
+              xen-pci-layout replay --print cases.jsonl > predicted.jsonl\n  \
+              xen-pci-layout replay tests/recordings/*/")]
 pub struct Replay {
-    /// Lines of a corpus (plain or .xz; `-` for standard input)
+    /// Lines of a corpus (plain or .xz), a recording's directory, or a loader's log alone; `-` for standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print what is predicted, one JSON object a line; what was recorded is not read
@@ -40,6 +44,14 @@ struct Report {
     replayed: u64,
     differing: Vec<Differing>,
     failed: Vec<Failed>,
+    notes: Vec<Note>,
+}
+
+/// What is to be said of a recording besides.
+#[derive(Serialize)]
+struct Note {
+    file: String,
+    message: String,
 }
 
 /// A recording that is not predicted exactly.
@@ -66,44 +78,142 @@ impl Replay {
 
     /// Replays every file.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let mut report = Report { schema: SCHEMA, replayed: 0, differing: Vec::new(), failed: Vec::new() };
-        for file in &self.files {
-            self.corpus(out, &mut report, file)?;
+        let mut report = Report {
+            schema: SCHEMA,
+            replayed: 0,
+            differing: Vec::new(),
+            failed: Vec::new(),
+            notes: Vec::new(),
+        };
+        for path in &self.files {
+            if path.is_dir() {
+                self.recording(out, &mut report, path)?;
+                continue;
+            }
+            let file = path.display().to_string();
+            let unreadable = |error: std::io::Error| Failure::Input(format!("{file}: {error}"));
+            let mut input = open(path).map_err(unreadable)?;
+            if is_json(&mut input).map_err(unreadable)? {
+                self.corpus(out, &mut report, &file, input)?;
+            } else {
+                let mut text = String::new();
+                input.read_to_string(&mut text).map_err(unreadable)?;
+                self.log(out, &mut report, path, &text)?;
+            }
         }
-        if self.print {
-            return answer(&report);
-        }
-        match self.format {
-            Format::Json => write_json(out, &report)?,
-            Format::Text => text(out, &report)?,
+        if !self.print {
+            match self.format {
+                Format::Json => write_json(out, &report)?,
+                Format::Text => text(out, &report)?,
+            }
         }
         answer(&report)
     }
 
     /// Replays the lines of a corpus; one that cannot be does not stop the rest.
-    fn corpus(&self, out: &mut dyn Write, report: &mut Report, path: &Path) -> Result<(), Failure> {
-        let file = path.display().to_string();
-        let unreadable = |error: std::io::Error| Failure::Input(format!("{file}: {error}"));
-        for (number, line) in (1_u64..).zip(open(path).map_err(unreadable)?.lines()) {
-            let line = line.map_err(unreadable)?;
+    fn corpus(
+        &self,
+        out: &mut dyn Write,
+        report: &mut Report,
+        file: &str,
+        input: Box<dyn BufRead>,
+    ) -> Result<(), Failure> {
+        for (number, line) in (1_u64..).zip(input.lines()) {
+            let line = line.map_err(|error| Failure::Input(format!("{file}: {error}")))?;
             if line.trim().is_empty() {
                 continue;
             }
             report.replayed = report.replayed.saturating_add(1);
             match self.case(out, &line) {
                 Ok(None) => {}
-                Ok(Some((id, found))) => {
-                    report.differing.push(Differing { file: file.clone(), id, differences: found });
+                Ok(Some((id, differences))) => {
+                    report.differing.push(Differing { file: file.to_owned(), id, differences });
                 }
                 Err(CaseFailure::Case(error)) => {
                     let message = error.to_string();
                     if self.print {
                         print_error(out, &line, &message)?;
                     }
-                    report.failed.push(Failed { file: file.clone(), line: number, message });
+                    report.failed.push(Failed { file: file.to_owned(), line: number, message });
                 }
                 Err(CaseFailure::Output(error)) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// Replays a real guest's recording, starting from its configuration.
+    fn recording(&self, out: &mut dyn Write, report: &mut Report, path: &Path) -> Result<(), Failure> {
+        let input = |error: &dyn std::fmt::Display| Failure::Input(error.to_string());
+        let recording = Recording::read(path).map_err(|error| input(&error))?;
+        let loaded = GuestArguments { guest: recording.configuration.clone() }.load()?;
+        let mut guest = loaded.guest;
+        for (name, value) in &recording.loader_keys {
+            guest.xenstore.insert(format!("hvmloader/{name}"), value.clone());
+        }
+        let mut notes: Vec<_> = recording.note.iter().map(|note| note.trim().to_owned()).collect();
+        let release = recording.release().unwrap_or_else(|| {
+            notes.push(format!("the log does not name a Xen release: {} is assumed", Release::NEWEST));
+            Release::NEWEST
+        });
+        let predicted = hvmloader::predict(&guest, release).map_err(|error| input(&error))?;
+        let mut found = recording::log_differences(&recording.run, &predicted);
+        if let Some(log) = &recording.guest_log {
+            found.extend(recording::guest_differences(&guest, log, &predicted));
+        }
+        self.done(out, report, path, &predicted, found, notes)
+    }
+
+    /// Replays a log that is all there is of a guest, starting from its own list of BARs.
+    fn log(&self, out: &mut dyn Write, report: &mut Report, path: &Path, text: &str) -> Result<(), Failure> {
+        let run = loader_run(path, text).map_err(|error| Failure::Input(error.to_string()))?;
+        let guest = recording::guest_of(&run);
+        let mut notes = vec!["there is no configuration: replayed from the log's own list of BARs".to_owned()];
+        let named = run.xen_version().map(|(major, minor, patch, text)| {
+            let release = Release::nearest(major, minor, patch);
+            if release.to_string() != text {
+                notes.push(format!("Xen {text}'s loader is taken for {release}'s"));
+            }
+            release
+        });
+        let candidates = named.map_or_else(Release::one_of_each_algorithm, |release| vec![release]);
+        let mut closest: Option<(Release, Prediction, Vec<Difference>)> = None;
+        for release in candidates {
+            let predicted =
+                hvmloader::predict(&guest, release).map_err(|error| Failure::Input(error.to_string()))?;
+            let lines = Run { domid: None, lines: predicted.log.clone().unwrap_or_default() };
+            let found = recording::bar_differences(&run, &lines);
+            if closest.as_ref().is_none_or(|(_, _, fewest)| found.len() < fewest.len()) {
+                closest = Some((release, predicted, found));
+            }
+        }
+        let Some((release, predicted, found)) = closest else { return Ok(()) };
+        if named.is_none() {
+            notes.push(format!("the log does not name a Xen release: {release} is closest"));
+        }
+        self.done(out, report, path, &predicted, found, notes)
+    }
+
+    /// Prints or notes what came of one recording.
+    fn done(
+        &self,
+        out: &mut dyn Write,
+        report: &mut Report,
+        path: &Path,
+        predicted: &Prediction,
+        differences: Vec<Difference>,
+        notes: Vec<String>,
+    ) -> Result<(), Failure> {
+        report.replayed = report.replayed.saturating_add(1);
+        let file = path.display().to_string();
+        let name = path.file_name().map_or_else(|| file.clone(), |name| name.to_string_lossy().into_owned());
+        let id = serde_json::Value::String(name);
+        if self.print {
+            return Ok(print(out, &id, predicted)?);
+        }
+        report.notes.extend(notes.into_iter().map(|message| Note { file: file.clone(), message }));
+        if !differences.is_empty() {
+            report.differing.push(Differing { file, id, differences });
         }
         Ok(())
     }
@@ -176,7 +286,16 @@ fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
     Ok(Box::new(file))
 }
 
+/// Whether the first thing in it is a JSON object.
+fn is_json(input: &mut impl BufRead) -> std::io::Result<bool> {
+    let start = input.fill_buf()?;
+    Ok(start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{'))
+}
+
 fn text(out: &mut dyn Write, report: &Report) -> std::io::Result<()> {
+    for Note { file, message } in &report.notes {
+        writeln!(out, "{file}: {message}")?;
+    }
     for Differing { file, id, differences } in &report.differing {
         let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         writeln!(out, "{file}: {id}:")?;

@@ -45,9 +45,9 @@ struct Found<'a> {
     hazards: Vec<Hazard>,
 }
 
-/// "00:05.0 BAR 0x10 (256M)".
+/// "BAR 0x10 (256M)".
 fn name(bar: &PredictedBar) -> String {
-    format!("{} BAR 0x{:02x} ({})", bar.bdf, bar.reg, bar.size)
+    format!("BAR 0x{:02x} ({})", bar.reg, bar.size)
 }
 
 fn join(items: impl IntoIterator<Item = String>) -> String {
@@ -120,7 +120,7 @@ impl Found<'_> {
 
     fn never_seen(&mut self) {
         for bar in &self.prediction.ignored_bars {
-            let what = format!("{} BAR 0x{:02x} ({}, {})", bar.bdf, bar.reg, bar.kind, bar.size);
+            let what = format!("BAR 0x{:02x} ({}, {})", bar.reg, bar.kind, bar.size);
             let (code, reason) = if bar.bdf.bus() != 0 {
                 ("never-scanned", "sits behind a bridge: the loader scans bus 0 alone and sizes no bridge")
             } else {
@@ -155,7 +155,7 @@ impl Found<'_> {
         for (at, bars) in pages {
             let functions: BTreeSet<Bdf> = bars.iter().map(|bar| bar.bdf).collect();
             if functions.len() > 1 {
-                let names = join(bars.iter().map(|bar| name(bar)));
+                let names = join(bars.iter().map(|bar| format!("{} {}", bar.bdf, name(bar))));
                 let emulated = functions.iter().all(|&bdf| self.device(bdf).is_some_and(Device::is_emulated));
                 let harm = if emulated { ", which is harmless: all are emulated" } else { "" };
                 shared.push((!emulated, format!("{names} share the guest page at {at}{harm}")));

@@ -87,6 +87,17 @@ impl Release {
         })
     }
 
+    /// The newest release of each algorithm, the newest first.
+    pub fn one_of_each_algorithm() -> Vec<Self> {
+        let mut newest: Vec<Self> = Vec::new();
+        for release in Self::all().rev() {
+            if newest.iter().all(|other| other.algorithm != release.algorithm) {
+                newest.push(release);
+            }
+        }
+        newest
+    }
+
     /// The release of that minor version, or its newest known one where `patch` is not given.
     pub fn find(major: u32, minor: u32, patch: Option<u32>) -> Option<Self> {
         Self::all().rfind(|release| {

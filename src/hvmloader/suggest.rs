@@ -5,8 +5,6 @@
 //! There is no shortcut: a larger hole is not always a better one (a BAR's place depends on the hole's exact start), so
 //! every hole that xl takes is tried, with RAM as libxl lays it out for that hole, until one is found.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::hazards::hazards;
@@ -154,17 +152,19 @@ fn remedies(guest: &Guest, release: Release, problems: &[Warning]) -> Vec<String
     remedies
 }
 
-/// The newest release of each algorithm but the given one's.
+/// The newest release of each algorithm that places BARs in another way.
 fn other_algorithms(release: Release) -> Vec<Release> {
-    let mut newest: BTreeMap<(bool, bool), Release> = BTreeMap::new();
-    let kind = |release: Release| {
+    let places = |release: Release| {
         let algorithm = release.algorithm();
-        (algorithm.always_high_above.is_some(), algorithm.reads_platform_bar_key)
+        (algorithm.always_high_above, algorithm.reads_platform_bar_key)
     };
-    for other in Release::all().filter(|other| kind(*other) != kind(release)) {
-        newest.insert(kind(other), other);
+    let mut others: Vec<Release> = Vec::new();
+    for other in Release::one_of_each_algorithm() {
+        if places(other) != places(release) && others.iter().all(|seen| places(*seen) != places(other)) {
+            others.push(other);
+        }
     }
-    newest.into_values().rev().collect()
+    others
 }
 
 /// Whether a 64-bit BAR has no place, which a wider guest may have.

@@ -62,6 +62,25 @@ pub struct RawRegister {
 }
 
 impl Device {
+    /// A function with that identity (vendor and device ID) and class, and nothing else.
+    pub fn new(bdf: Bdf, (vendor, device): (u16, u16), class: u16) -> Self {
+        Self {
+            bdf,
+            vendor,
+            device,
+            class,
+            header: 0,
+            command: 0,
+            int_pin: 0,
+            int_line: 0,
+            bars: Vec::new(),
+            raw: Vec::new(),
+            bridge: None,
+            host: None,
+            model: None,
+        }
+    }
+
     /// Whether this is the Xen platform device (5853:0001; hvmloader takes 5853:0002 for one too).
     pub fn is_xen_platform(&self) -> bool {
         self.vendor == 0x5853 && matches!(self.device, 1 | 2)

@@ -38,11 +38,12 @@ pub fn prediction(
             writeln!(out, "\n  0x{pages:x} pages of RAM are moved from the hole to above 4G")?;
         }
     }
-    for warning in warnings {
-        let about = warning.bdf.map(|bdf| format!("{bdf}: ")).unwrap_or_default();
-        writeln!(out, "\nwarning: {about}{} [{}]", warning.message, warning.code)?;
-    }
-    Ok(())
+    warnings.iter().try_for_each(|warning| writeln!(out, "\nwarning: {}", warning_text(warning)))
+}
+
+fn warning_text(warning: &Warning) -> String {
+    let about = warning.bdf.map(|bdf| format!("{bdf}: ")).unwrap_or_default();
+    format!("{about}{} [{}]", warning.message, warning.code)
 }
 
 /// Writes which hole to ask for, or why none helps and what would.
@@ -59,7 +60,7 @@ pub fn suggestion(out: &mut dyn Write, suggestion: &Suggestion, fine_as_it_is: b
         writeln!(out, "  closest is mmio_hole={mib}, where still")?;
     }
     for problem in &suggestion.problems {
-        writeln!(out, "    {} [{}]", problem.message, problem.code)?;
+        writeln!(out, "    {}", warning_text(problem))?;
     }
     if suggestion.remedies.is_empty() {
         return writeln!(out, "  no other release, width or single device less was found that helps");
@@ -68,15 +69,20 @@ pub fn suggestion(out: &mut dyn Write, suggestion: &Suggestion, fine_as_it_is: b
     suggestion.remedies.iter().try_for_each(|remedy| writeln!(out, "    {remedy}"))
 }
 
+/// Whether a BAR's range is one of ports: no BAR in memory lies that low.
+fn is_port(range: Range) -> bool {
+    IO_WINDOW.0 <= range.start() && range.end() <= IO_WINDOW.1
+}
+
 fn place(range: Range) -> String {
     let last = range.end().get().saturating_sub(1);
-    if range.end() <= IO_WINDOW.1 && range.start() >= IO_WINDOW.0 {
+    if is_port(range) {
         return format!("port {}", range.start());
     }
     format!("{:#014x} - {last:#014x}", range.start().get())
 }
 
-/// RAM, windows and BARs in address order; a window before what is in it.
+/// RAM, windows and BARs in address order, a window before what is in it; ports come last.
 fn lines(guest: &Guest, prediction: &Prediction) -> Vec<(Range, String)> {
     let mut lines: Vec<(Range, u8, String)> = Vec::new();
     let mut add = |range: Option<Range>, order, what: String| {
@@ -94,7 +100,7 @@ fn lines(guest: &Guest, prediction: &Prediction) -> Vec<(Range, String)> {
     for bar in &prediction.bars {
         add(bar.range(), 1, format!("  {}", bar_text(guest, bar)));
     }
-    lines.sort_by_key(|(range, order, _)| (range.start(), *order));
+    lines.sort_by_key(|(range, order, _)| (is_port(*range), range.start(), *order));
     lines.into_iter().map(|(range, _, what)| (range, what)).collect()
 }
 

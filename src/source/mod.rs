@@ -4,6 +4,7 @@
 pub mod description;
 pub mod domain_config;
 pub mod host;
+pub mod hvmloader_log;
 pub mod libxl_json;
 mod lspci;
 mod platform;
