@@ -168,7 +168,8 @@ impl Replay {
     fn log(&self, out: &mut dyn Write, report: &mut Report, path: &Path, text: &str) -> Result<(), Failure> {
         let run = loader_run(path, text).map_err(|error| Failure::Input(error.to_string()))?;
         let guest = recording::guest_of(&run);
-        let mut notes = vec!["there is no configuration: replayed from the log's own list of BARs".to_owned()];
+        let mut notes =
+            vec!["there is no configuration: replayed from the log's own list of BARs".to_owned()];
         let named = run.xen_version().map(|(major, minor, patch, text)| {
             let release = Release::nearest(major, minor, patch);
             if release.to_string() != text {
@@ -246,15 +247,11 @@ impl From<CaseError> for CaseFailure {
     }
 }
 
-fn print(
-    out: &mut dyn Write,
-    id: &serde_json::Value,
-    output: &crate::hvmloader::Prediction,
-) -> std::io::Result<()> {
+fn print(out: &mut dyn Write, id: &serde_json::Value, output: &Prediction) -> std::io::Result<()> {
     #[derive(Serialize)]
     struct Printed<'a> {
         id: &'a serde_json::Value,
-        output: &'a crate::hvmloader::Prediction,
+        output: &'a Prediction,
     }
     serde_json::to_writer(&mut *out, &Printed { id, output })?;
     writeln!(out)

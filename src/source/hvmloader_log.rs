@@ -126,7 +126,8 @@ impl Run {
 
     /// Whether there is RAM above 4 GiB when BARs are placed, and where they start there.
     fn high_memory(&self) -> Option<(bool, Address)> {
-        let parts = self.lines.iter().find_map(|line| line.split_once("setting high_mem resource base to "))?;
+        let parts =
+            self.lines.iter().find_map(|line| line.split_once("setting high_mem resource base to "))?;
         let base = u64::from_str_radix(parts.1.trim(), 16).ok()?;
         Some((!parts.0.starts_with("No RAM"), Address::new(base)))
     }
