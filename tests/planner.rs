@@ -177,6 +177,41 @@ fn a_guest_with_passthrough_gets_a_high_window_for_later() {
     assert!(high.size().get() >= 129 * G && high.end().get() <= 1 << 44);
 }
 
+#[test]
+fn bars_behind_nested_bridges_lie_in_their_windows_and_non_prefetchable_ones_below_4g() {
+    let mut guest = guest_with(
+        2 * G,
+        40,
+        &[(BarKind::Mem64, 16 * G), (BarKind::Mem64, 64 << 10), (BarKind::Mem32, 16 * M), (BarKind::Io, 32)],
+    );
+    put_behind_bridges(&mut guest, &[2, 2, 1, 1]);
+    let layout = kept(&guest);
+    let place = |bdf: &str, reg| {
+        let bdf: Bdf = bdf.parse().unwrap();
+        layout.bars.iter().find(|bar| bar.bdf == bdf && bar.reg == reg).unwrap().address.get()
+    };
+    assert!(place("02:02.0", 0x10) >= 4 * G, "16G, prefetchable");
+    assert!(place("02:02.1", 0x10) < 4 * G, "64-bit, not prefetchable");
+    let outer = layout.bridges[0];
+    let inner = layout.bridges[1];
+    assert!(outer.prefetchable.unwrap().0 <= inner.prefetchable.unwrap().0);
+    assert!(inner.io.is_none() && outer.io.is_some());
+}
+
+#[test]
+fn a_bar_that_does_not_start_a_page_on_the_host_is_refused_with_the_kernel_argument() {
+    let mut guest = guest_with(G, 39, &[(BarKind::Mem32, 256), (BarKind::Mem32, 16 << 10)]);
+    guest.devices[0].host = Some("0000:3b:00.0".parse().unwrap());
+    guest.devices[0].bars[0].host_address = Some(Address::new(0x9000_0900));
+    let refusal = plan(&guest, &Options::default()).unwrap_err();
+    assert!(refusal.remedy.contains("pci=resource_alignment=12@0000:3b:00.0"), "{refusal:?}");
+    let stated = Options { maps_containing_page: true, ..Options::default() };
+    let layout = plan(&guest, &stated).unwrap();
+    assert_eq!(check(&guest, &layout), []);
+    let address = layout.bars.iter().find(|bar| bar.size.get() == 256).unwrap().address.get();
+    assert_eq!(address & 0xfff, 0x900, "the guest's offset equals the host's");
+}
+
 fn kind() -> impl Strategy<Value = BarKind> {
     prop_oneof![Just(BarKind::Mem32), Just(BarKind::Mem64), Just(BarKind::Rom), Just(BarKind::Io)]
 }
@@ -205,6 +240,7 @@ prop_compose! {
         passthrough in any::<bool>(),
         amd in prop_oneof![Just(None), Just(Some(0x15_u32)), Just(Some(0x19))],
         hole in prop_oneof![4 => Just(None), 1 => (128_u64..1920).prop_map(Some)],
+        buses in prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(0_u8..3, 40)],
     ) -> Guest {
         let mut guest = guest_with(ram * M, phys_bits, &bars);
         for (start, pages, high) in rdm {
@@ -219,7 +255,25 @@ prop_compose! {
         if let Some(hole) = hole {
             guest.xenstore.insert("platform/mmio_hole_size".to_owned(), (hole * 2 * M).to_string());
         }
+        put_behind_bridges(&mut guest, &buses);
         guest
+    }
+}
+
+/// Bus 1 hangs off 00:1e.0, bus 2 off 01:00.0: each device on the bus that `buses` says.
+fn put_behind_bridges(guest: &mut Guest, buses: &[u8]) {
+    let bridges = [Bdf::new(0, 30, 0).unwrap(), Bdf::new(1, 0, 0).unwrap()];
+    for (device, &bus) in guest.devices.iter_mut().zip(buses).filter(|(_, bus)| **bus > 0) {
+        device.bridge = Some(bridges[usize::from(bus) - 1]);
+        device.bdf = Bdf::new(bus, device.bdf.slot(), device.bdf.function()).unwrap();
+        device.bars.iter_mut().for_each(|bar| bar.prefetch = bar.size.get() > M);
+    }
+    if !buses.is_empty() {
+        let mut outer = device(30, vec![bar(0x10, BarKind::Mem64, 4096)]);
+        (outer.header, outer.bdf) = (1, bridges[0]);
+        let mut inner = outer.clone();
+        (inner.bdf, inner.bridge) = (bridges[1], Some(bridges[0]));
+        guest.devices.extend([outer, inner]);
     }
 }
 

@@ -41,13 +41,22 @@ pub struct Choices {
     /// Put every 64-bit BAR above 4 GiB
     #[arg(long, conflicts_with = "high_above")]
     all_high: bool,
+    /// State that the device model maps the page that contains a passed-through BAR (stock QEMU maps the next one
+    /// where a BAR does not start a page): such BARs then keep their offset into the page
+    #[arg(long)]
+    maps_containing_page: bool,
 }
 
 impl Choices {
     /// The planner's options for them.
     pub fn options(&self) -> Options {
         let high_above = if self.all_high { Some(Size::ZERO) } else { self.high_above };
-        Options { resize_hole: self.resize_hole, high_above, ..Options::default() }
+        Options {
+            resize_hole: self.resize_hole,
+            high_above,
+            maps_containing_page: self.maps_containing_page,
+            ..Options::default()
+        }
     }
 }
 

@@ -128,9 +128,18 @@ impl Guest {
         }
     }
 
-    /// The first address past what the guest's processor can reach.
+    /// The width to plan for: what both the loader and the processor can reach, bits.
+    pub fn usable_phys_bits(&self) -> u8 {
+        self.loader_phys_bits().min(self.phys_bits)
+    }
+
+    /// The first address past what may be used.
     pub fn address_limit(&self) -> Address {
-        let bits = u32::from(self.loader_phys_bits());
-        Address::new(1_u64.checked_shl(bits).unwrap_or(u64::MAX))
+        Address::new(1_u64.checked_shl(self.usable_phys_bits().into()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether devices are or may be passed through.
+    pub fn takes_host_devices(&self) -> bool {
+        self.passthrough || self.devices.iter().any(|device| device.host.is_some())
     }
 }

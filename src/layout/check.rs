@@ -6,7 +6,7 @@
 
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, LARGEST_HOLE, SMALLEST_HOLE};
-use crate::layout::{Layout, WindowKind};
+use crate::layout::{Layout, PlacedBar, WindowKind};
 use crate::pci::{BarKind, Bdf};
 
 /// A rule that a layout breaks.
@@ -32,7 +32,35 @@ pub fn check(guest: &Guest, layout: &Layout) -> Vec<Violation> {
     windows(layout, &mut broken);
     let items = items(guest, layout, &mut broken);
     overlaps(items, &mut broken);
+    strangers_behind_bridges(guest, layout, &mut broken);
     found
+}
+
+/// Nothing on another bus lies in a bridge's window.
+fn strangers_behind_bridges(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) {
+    let above = |bdf: Bdf| {
+        let parent = |bdf: &Bdf| guest.devices.iter().find(|device| device.bdf == *bdf)?.bridge;
+        std::iter::successors(parent(&bdf), parent)
+    };
+    for bridge in &layout.bridges {
+        let unit = |start: Address, end: Address, unit| start.is_aligned(unit) && end.is_aligned(unit);
+        for (io, window) in [(false, bridge.memory), (false, bridge.prefetchable), (true, bridge.io)] {
+            let Some((start, end)) = window else { continue };
+            if !unit(start, end, if io { Size::new(4 << 10) } else { Size::MIB }) {
+                broken(format!("a window of bridge {} at {start} is not aligned", bridge.bdf));
+            }
+            let Some(range) = Range::new(start, end) else { continue };
+            for bar in layout.bars.iter().filter(|bar| bar.kind.is_memory() != io) {
+                let inside = bar.range().is_some_and(|bar| bar.overlaps(range));
+                if inside && !above(bar.bdf).any(|bdf| bdf == bridge.bdf) {
+                    broken(format!(
+                        "{} BAR 0x{:02x} lies in a window of bridge {}",
+                        bar.bdf, bar.reg, bridge.bdf
+                    ));
+                }
+            }
+        }
+    }
 }
 
 fn ram(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) {
@@ -123,15 +151,22 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
         let name = format!("{} BAR 0x{:02x} ({})", bar.bdf, bar.reg, bar.size);
         let io = !bar.kind.is_memory();
         let alignment = if io { bar.size } else { bar.size.max(layout.page_size) };
-        if !bar.address.is_aligned(alignment) {
+        let start = bar.address.align_down(alignment);
+        let offset = bar.address.distance_from(start);
+        if !bar.address.is_aligned(bar.size)
+            || (!offset.is_zero() && offset != host_offset(guest, bar, alignment))
+        {
             broken(format!("{name} at {} is not aligned to {alignment}", bar.address));
         }
-        let Some(range) = Range::sized(bar.address, alignment) else {
+        let Some(range) = Range::sized(start, alignment) else {
             broken(format!("{name} at {} runs past the highest address", bar.address));
             continue;
         };
+        let device = guest.devices.iter().find(|device| device.bdf == bar.bdf);
+        let behind = device.and_then(|device| device.bridge);
         let kinds: &[WindowKind] = match bar.kind {
             BarKind::Io => &[WindowKind::Io],
+            BarKind::Mem64 if behind.is_some() && !bar.prefetch => &[WindowKind::Low],
             BarKind::Mem64 => &[WindowKind::Low, WindowKind::High],
             BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => &[WindowKind::Low],
         };
@@ -143,6 +178,9 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
             && range.end() <= FIXED_REGIONS;
         if !inside && !platform {
             broken(format!("{name} at {range} lies in no window"));
+        }
+        if let Some(bridge) = behind {
+            inside_bridges(guest, layout, bridge, &name, range, bar.kind, broken);
         }
         items.push(Item { name, range, io });
     }
@@ -167,6 +205,45 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
         }
     }
     items
+}
+
+/// Where in its page the host has a BAR.
+fn host_offset(guest: &Guest, bar: &PlacedBar, page: Size) -> Size {
+    let device = guest.devices.iter().find(|device| device.bdf == bar.bdf);
+    let host = device.and_then(|device| device.bars.iter().find(|other| other.reg == bar.reg)?.host_address);
+    host.map_or(Size::ZERO, |address| address.distance_from(address.align_down(page)))
+}
+
+/// A range behind a bridge lies in a window of it, that window in one of the bridge above, and so on.
+fn inside_bridges(
+    guest: &Guest,
+    layout: &Layout,
+    bridge: Bdf,
+    name: &str,
+    range: Range,
+    kind: BarKind,
+    broken: &mut impl FnMut(String),
+) {
+    let mut range = range;
+    let mut at = Some(bridge);
+    while let Some(bdf) = at {
+        let windows = layout.bridges.iter().find(|windows| windows.bdf == bdf);
+        let usable = windows.map(|windows| match kind {
+            BarKind::Io => [windows.io, None],
+            _ => [windows.memory, windows.prefetchable],
+        });
+        let window = usable
+            .into_iter()
+            .flatten()
+            .flatten()
+            .find_map(|(start, end)| Range::new(start, end).filter(|window| window.contains(range)));
+        let Some(window) = window else {
+            broken(format!("{name} at {range} lies in no window of its bridge {bdf}"));
+            return;
+        };
+        range = window;
+        at = guest.devices.iter().find(|device| device.bdf == bdf).and_then(|device| device.bridge);
+    }
 }
 
 /// No two on one page: each item's range is already whole pages, so sorted neighbours tell.

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use super::Options;
-use super::demand::{Demand, Wanted, Zone};
+use super::demand::{BridgeWindow, Content as Inside, Demand, Wanted, Zone};
 use super::free_space::FreeSpace;
 use super::high_window::{self, Content, HighWindow};
 use super::room::{Room, most_room};
@@ -12,9 +12,10 @@ use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
 use crate::layout::{
-    Layout, LayoutDevice, Reservation, ReservedKind, ReservedMemory, VARIABLE_MTRRS, Warning, Window,
-    WindowKind, variable_mtrrs,
+    BridgeWindows, Layout, LayoutDevice, Reservation, ReservedKind, ReservedMemory, VARIABLE_MTRRS, Warning,
+    Window, WindowKind, variable_mtrrs,
 };
+use crate::pci::Device;
 
 /// The high window that a guest with passthrough gets for later, if its width has room: one device with a 128 GiB BAR
 /// (H100, the largest of docs/real-devices) fits beside smaller ones.
@@ -81,7 +82,7 @@ pub fn layout(guest: &Guest, options: &Options) -> Option<Layout> {
         }
     }
     for (index, address) in io {
-        demand.wanted.get_mut(index)?.bar.address = address;
+        demand.wanted.get_mut(index)?.address = address;
     }
     write(guest, demand, &best)
 }
@@ -110,7 +111,7 @@ fn arrange(guest: &Guest, demand: &Demand, room: Room) -> Option<Arrangement> {
     let content = Content {
         blocks: up.with(&demand.high),
         odd: demand.odd_high(),
-        spare: if guest.passthrough && demand.reserve_high.is_zero() {
+        spare: if guest.takes_host_devices() && demand.reserve_high.is_zero() {
             PASSTHROUGH_SPARE
         } else {
             Size::ZERO
@@ -236,7 +237,7 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
     let low = place(&mut free, &low_blocks)?;
     settle(&mut layout, &mut demand.wanted, low, WindowKind::Low, demand.reserve_low)?;
     for (index, address) in &chosen.room.top {
-        demand.wanted.get_mut(*index)?.bar.address = *address;
+        demand.wanted.get_mut(*index)?.address = *address;
     }
     layout.windows.push(window(WindowKind::Low, chosen.low_window));
 
@@ -259,9 +260,44 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
         layout.windows.push(Window { kind: WindowKind::Io, start: IO_WINDOW.0, end: IO_WINDOW.1 });
     }
     describe(guest, chosen, &mut layout)?;
-    demand.wanted.sort_unstable_by_key(|wanted| (wanted.bar.bdf, wanted.bar.reg));
-    layout.bars = demand.wanted.into_iter().map(|wanted| wanted.bar).collect();
+    layout.bridges = guest.devices.iter().filter(|device| device.is_bridge()).map(no_windows).collect();
+    layout.bridges.sort_unstable_by_key(|bridge| bridge.bdf);
+    lay_down(&mut layout, demand.wanted)?;
+    layout.bars.sort_unstable_by_key(|bar| (bar.bdf, bar.reg));
     Some(layout)
+}
+
+fn no_windows(bridge: &Device) -> BridgeWindows {
+    BridgeWindows { bdf: bridge.bdf, memory: None, prefetchable: None, io: None }
+}
+
+/// Writes down the placed blocks of a bus, and places what lies inside a bridge's window.
+fn lay_down(layout: &mut Layout, wanted: Vec<Wanted>) -> Option<()> {
+    for block in wanted {
+        match block.content {
+            Inside::Bar(mut bar, offset) => {
+                bar.address = block.address.saturating_add(offset);
+                layout.bars.push(bar);
+            }
+            Inside::Window(kind, mut inside) => {
+                let range = Range::sized(block.address, block.block)?;
+                let at = layout.bridges.binary_search_by_key(&block.bdf, |bridge| bridge.bdf).ok()?;
+                let bridge = layout.bridges.get_mut(at)?;
+                let bounds = Some((range.start(), range.end()));
+                match kind {
+                    BridgeWindow::Memory => bridge.memory = bounds,
+                    BridgeWindow::Prefetchable => bridge.prefetchable = bounds,
+                    BridgeWindow::Io => bridge.io = bounds,
+                }
+                let mut free = FreeSpace::new(Some(range), []);
+                for wanted in &mut inside {
+                    wanted.address = free.take_run(wanted.block, 1)?.0;
+                }
+                lay_down(layout, inside)?;
+            }
+        }
+    }
+    Some(())
 }
 
 fn window(kind: WindowKind, range: Range) -> Window {
@@ -270,8 +306,8 @@ fn window(kind: WindowKind, range: Range) -> Window {
 
 /// Everything that was placed above 4 GiB.
 fn high_blocks_placed(layout: &Layout, wanted: &[Wanted]) -> impl Iterator<Item = Range> {
-    let bars = wanted.iter().filter(|wanted| wanted.bar.address >= Address::FOUR_GIB);
-    let bars = bars.filter_map(|wanted| Range::sized(wanted.bar.address, wanted.block));
+    let bars = wanted.iter().filter(|wanted| wanted.address >= Address::FOUR_GIB);
+    let bars = bars.filter_map(|wanted| Range::sized(wanted.address, wanted.block));
     let kept = layout.reserved.iter().filter(|reservation| reservation.window == WindowKind::High);
     bars.chain(kept.filter_map(Reservation::range))
 }
@@ -302,7 +338,7 @@ fn settle(
 ) -> Option<()> {
     for (block, address) in placed {
         match block {
-            Block::Bar(index) => wanted.get_mut(index)?.bar.address = address,
+            Block::Bar(index) => wanted.get_mut(index)?.address = address,
             Block::Reservation => {
                 layout.reserved.push(Reservation { window: kind, start: address, size: reserved });
             }
@@ -317,7 +353,7 @@ fn describe(guest: &Guest, chosen: &Arrangement, layout: &mut Layout) -> Option<
     let frame = |address: Address| address.get().checked_div(Size::FRAME.get());
     layout.id = guest.id.clone();
     layout.name = guest.name.clone();
-    layout.phys_bits = guest.loader_phys_bits();
+    layout.phys_bits = guest.usable_phys_bits();
     layout.page_size = guest.page_size;
     layout.low_mem_pgend = frame(ram.low_end)?;
     layout.high_mem_pgend = if ram.high_end > Address::FOUR_GIB { frame(ram.high_end)? } else { 0 };
@@ -366,7 +402,7 @@ fn warnings(guest: &Guest, chosen: &Arrangement, layout: &Layout) -> Vec<Warning
             format!(
                 "RAM and the device model's memory after it end at {end}, past the {} bits that the guest's processor \
                  can address",
-                guest.loader_phys_bits()
+                guest.usable_phys_bits()
             ),
         ));
     }

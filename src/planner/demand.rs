@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! What a guest wants placed, sorted by where it may go.
 
+use std::collections::BTreeMap;
+
 use super::Options;
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Size};
 use crate::guest::Guest;
 use crate::layout::PlacedBar;
-use crate::pci::BarKind;
+use crate::pci::{Bar, BarKind, Bdf, Device};
 
 /// Where a block may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +25,47 @@ pub enum Zone {
     Io,
 }
 
-/// A BAR with the block of address space it needs.
+/// A block of address space that is wanted: a power of two, placed at a multiple of itself.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The BAR; its address is filled in when it is placed.
-    pub bar: PlacedBar,
-    /// What it takes: its size, or a page where that is more.
+    /// The function; with `reg` what orders blocks of one size.
+    pub bdf: Bdf,
+    /// The register: a BAR's, or a bridge's base register.
+    pub reg: u8,
+    /// How large: a BAR's size, or a page where that is more; for a bridge's window what it holds, rounded up.
     pub block: Size,
     /// Where it may go.
     pub zone: Zone,
+    /// Where it goes: filled in when it is placed.
+    pub address: Address,
+    /// What it is for.
+    pub content: Content,
+}
+
+/// What a block is for.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A BAR, and how far into the block it starts: the host's offset into a page, where that is to be kept.
+    Bar(PlacedBar, Size),
+    /// A bridge's window, and what lies inside, largest first.
+    Window(BridgeWindow, Vec<Wanted>),
+}
+
+/// Which of a bridge's windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BridgeWindow {
+    /// Below 4 GiB.
+    Memory,
+    /// Prefetchable; 64 bits wide.
+    Prefetchable,
+    /// Ports.
+    Io,
 }
 
 /// All that must be placed.
 #[derive(Debug, Default)]
 pub struct Demand {
-    /// Every BAR, the largest block first, then by function and register: the order of everything that follows.
+    /// Every block on the root bus, the largest first, then by function and register: the order of all that follows.
     pub wanted: Vec<Wanted>,
     /// What only the low window can take, a low reservation that is a power of two with it.
     pub low: SizeClasses,
@@ -51,44 +79,26 @@ pub struct Demand {
     pub reserve_high: Size,
 }
 
+/// The guest's functions by the bridge they sit behind.
+type Buses<'a> = BTreeMap<Option<Bdf>, Vec<&'a Device>>;
+
 impl Demand {
     /// What `guest` wants.
     pub fn of(guest: &Guest, options: &Options) -> Self {
-        let page = guest.page_size;
-        let mut demand = Self::default();
+        let mut buses = Buses::new();
         for device in &guest.devices {
-            let top = guest.platform_bar_above_window() && device.is_xen_platform();
-            for bar in &device.bars {
-                let zone = match bar.kind {
-                    BarKind::Io => Zone::Io,
-                    BarKind::Mem64 if options.sends_high(bar.size) => Zone::High,
-                    BarKind::Mem64 => Zone::Either,
-                    BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom if top => Zone::Top,
-                    BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => Zone::Low,
-                };
-                let block = if zone == Zone::Io { bar.size } else { bar.size.max(page) };
-                match zone {
-                    Zone::Low => demand.low.add(block, 1),
-                    Zone::Either => demand.either.add(block, 1),
-                    Zone::High => demand.high.add(block, 1),
-                    Zone::Top | Zone::Io => {}
-                }
-                let bar = PlacedBar {
-                    bdf: device.bdf,
-                    reg: bar.reg,
-                    kind: bar.kind,
-                    size: bar.size,
-                    prefetch: bar.prefetch,
-                    address: Address::ZERO,
-                    host: device.host,
-                };
-                demand.wanted.push(Wanted { bar, block, zone });
+            buses.entry(device.bridge).or_default().push(device);
+        }
+        let mut demand = Self { wanted: on_bus(guest, options, &buses, None), ..Self::default() };
+        for wanted in &demand.wanted {
+            match wanted.zone {
+                Zone::Low => demand.low.add(wanted.block, 1),
+                Zone::Either => demand.either.add(wanted.block, 1),
+                Zone::High => demand.high.add(wanted.block, 1),
+                Zone::Top | Zone::Io => {}
             }
         }
-        demand.wanted.sort_unstable_by(|a, b| {
-            b.block.cmp(&a.block).then(a.bar.bdf.cmp(&b.bar.bdf)).then(a.bar.reg.cmp(&b.bar.reg))
-        });
-        let pages = |size: Size| size.round_up(page).unwrap_or(size);
+        let pages = |size: Size| size.round_up(guest.page_size).unwrap_or(size);
         demand.reserve_low = pages(guest.reserve.low);
         demand.reserve_high = pages(guest.reserve.high);
         if demand.reserve_low.is_power_of_two() {
@@ -113,4 +123,88 @@ impl Demand {
 
 fn odd(size: Size) -> Option<Size> {
     (!size.is_zero() && !size.is_power_of_two()).then_some(size)
+}
+
+/// The blocks that the functions on one bus want, a bridge's windows among them, the largest first.
+fn on_bus(guest: &Guest, options: &Options, buses: &Buses<'_>, bridge: Option<Bdf>) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for device in buses.get(&bridge).into_iter().flatten() {
+        wanted.extend(device.bars.iter().map(|bar| wanted_bar(guest, options, device, bar)));
+        if device.is_bridge() {
+            let inside = on_bus(guest, options, buses, Some(device.bdf));
+            wanted.extend(bridge_windows(device.bdf, inside));
+        }
+    }
+    wanted.sort_unstable_by(|a, b| b.block.cmp(&a.block).then(a.bdf.cmp(&b.bdf)).then(a.reg.cmp(&b.reg)));
+    wanted
+}
+
+fn wanted_bar(guest: &Guest, options: &Options, device: &Device, bar: &Bar) -> Wanted {
+    let zone = match bar.kind {
+        BarKind::Io => Zone::Io,
+        // A bridge's prefetchable window is the only one that reaches above 4 GiB (PCI-to-PCI Bridge
+        // Architecture Specification 1.2, section 3.2.5.10).
+        BarKind::Mem64 if device.bridge.is_some() && !bar.prefetch => Zone::Low,
+        BarKind::Mem64 if options.sends_high(bar.size) => Zone::High,
+        BarKind::Mem64 => Zone::Either,
+        BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => {
+            if guest.platform_bar_above_window() && device.is_xen_platform() { Zone::Top } else { Zone::Low }
+        }
+    };
+    let block = if zone == Zone::Io { bar.size } else { bar.size.max(guest.page_size) };
+    let placed = PlacedBar {
+        bdf: device.bdf,
+        reg: bar.reg,
+        kind: bar.kind,
+        size: bar.size,
+        prefetch: bar.prefetch,
+        address: Address::ZERO,
+        host: device.host,
+    };
+    let offset = if options.maps_containing_page { offset_into_page(guest, bar) } else { Size::ZERO };
+    Wanted {
+        bdf: device.bdf,
+        reg: bar.reg,
+        block,
+        zone,
+        address: Address::ZERO,
+        content: Content::Bar(placed, offset),
+    }
+}
+
+/// How far into a page the host has this BAR; zero for what is not passed through and for ports.
+pub fn offset_into_page(guest: &Guest, bar: &Bar) -> Size {
+    match bar.host_address {
+        Some(address) if bar.kind.is_memory() => address.distance_from(address.align_down(guest.page_size)),
+        _ => Size::ZERO,
+    }
+}
+
+/// The windows of a bridge around what lies behind it: each a power of two, so that windows nest as BARs do. What
+/// that rounding adds is room for hot-plug behind the bridge.
+fn bridge_windows(bdf: Bdf, inside: Vec<Wanted>) -> impl Iterator<Item = Wanted> {
+    let (ports, memory): (Vec<_>, Vec<_>) = inside.into_iter().partition(|wanted| wanted.zone == Zone::Io);
+    let (low, wide): (Vec<_>, Vec<_>) =
+        memory.into_iter().partition(|wanted| matches!(wanted.zone, Zone::Low | Zone::Top));
+    // The base registers' offsets in a type 1 header, and the windows' granularity (the same specification, 3.2.5).
+    let window = move |kind, reg, unit: Size, inside: Vec<Wanted>| {
+        let total = inside.iter().fold(Size::ZERO, |sum, wanted| sum.saturating_add(wanted.block));
+        let zone = match kind {
+            BridgeWindow::Memory => Zone::Low,
+            BridgeWindow::Io => Zone::Io,
+            BridgeWindow::Prefetchable if inside.iter().any(|wanted| wanted.zone == Zone::High) => Zone::High,
+            BridgeWindow::Prefetchable => Zone::Either,
+        };
+        let block = total.max(unit).next_power_of_two().unwrap_or(total);
+        let wanted =
+            Wanted { bdf, reg, block, zone, address: Address::ZERO, content: Content::Window(kind, inside) };
+        (!total.is_zero()).then_some(wanted)
+    };
+    [
+        window(BridgeWindow::Io, 0x1c, Size::new(4 << 10), ports),
+        window(BridgeWindow::Memory, 0x20, Size::MIB, low),
+        window(BridgeWindow::Prefetchable, 0x24, Size::MIB, wide),
+    ]
+    .into_iter()
+    .flatten()
 }

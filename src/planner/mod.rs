@@ -28,6 +28,9 @@ pub struct Options {
     pub built_hole: Option<Size>,
     /// 64-bit BARs larger than this go above 4 GiB, whatever room there is below.
     pub high_above: Option<Size>,
+    /// The device model is known to map the page that contains a passed-through BAR, not the next one: a BAR then
+    /// keeps the host's offset into its page, and one that does not start a page is not refused.
+    pub maps_containing_page: bool,
 }
 
 impl Options {
@@ -47,5 +50,8 @@ impl Options {
 ///
 /// Why there is none, what is in the way, and what would help.
 pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
+    if !options.maps_containing_page {
+        why_not::unaligned_on_host(guest)?;
+    }
     choose::layout(guest, options).ok_or_else(|| Box::new(why_not::explain(guest, options)))
 }

@@ -115,7 +115,7 @@ fn place_top(guest: &Guest, demand: &Demand) -> Result<(Vec<(usize, Address)>, A
     let mut end = FIXED_REGIONS;
     let mut placed = Vec::new();
     for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Top) {
-        let no_place = Obstacle::NoTop(wanted.bar.bdf);
+        let no_place = Obstacle::NoTop(wanted.bdf);
         let below = |end: Address| end.checked_sub(wanted.block).map(|start| start.align_down(wanted.block));
         let mut start = below(end).ok_or(no_place)?;
         while let Some(block) = Range::sized(start, wanted.block)

@@ -6,7 +6,7 @@
 
 use super::Options;
 use super::choose::possible;
-use super::demand::Demand;
+use super::demand::{Demand, offset_into_page};
 use super::room::{Obstacle, Room};
 use crate::address::{Address, Range, Size};
 use crate::guest::{Guest, HOLE_GRANULARITY, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE};
@@ -41,6 +41,38 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
             .map(|(bdf, bar)| Blocking { bdf: *bdf, reg: bar.reg, size: bar.size })
             .collect(),
     }
+}
+
+/// Refuses a passed-through BAR that does not start a page on the host.
+///
+/// QEMU maps the page that XEN_PFN(address + page - 1) names (hw/xen/xen_pt.c, xen_pt_region_update): for such a BAR
+/// the page after the one that holds it, which belongs to something else.
+pub fn unaligned_on_host(guest: &Guest) -> Result<(), Box<Refusal>> {
+    let bars = guest.devices.iter().flat_map(|device| device.bars.iter().map(move |bar| (device, bar)));
+    let unaligned: Vec<_> = bars.filter(|(_, bar)| !offset_into_page(guest, bar).is_zero()).collect();
+    let Some((device, bar)) = unaligned.first() else { return Ok(()) };
+    let host = device.host.map_or_else(|| "the device".to_owned(), |host| host.to_string());
+    let order = guest.page_size.get().trailing_zeros();
+    Err(Box::new(Refusal {
+        code: Code::Unsafe,
+        message: format!(
+            "{} BAR 0x{:02x} ({}) lies at {} on the host, {} into a page of {}: the device model maps whole pages and \
+             would give the guest the next one",
+            device.bdf,
+            bar.reg,
+            bar.size,
+            bar.host_address.unwrap_or_default(),
+            offset_into_page(guest, bar),
+            guest.page_size,
+        ),
+        blocking: unaligned
+            .iter()
+            .map(|(device, bar)| Blocking { bdf: device.bdf, reg: bar.reg, size: bar.size })
+            .collect(),
+        remedy: format!(
+            "boot the host's kernel with pci=resource_alignment={order}@{host}, so that each BAR of it starts a page"
+        ),
+    }))
 }
 
 /// The same guest without devices and reservations.
@@ -169,8 +201,8 @@ fn cause(guest: &Guest, options: &Options) -> (Code, String) {
     if possible(&without_reserved(guest), options) {
         return (Code::ReservedMemory, "would fit but for reserved device memory".to_owned());
     }
-    if guest.loader_phys_bits() < WIDEST && possible(&widened(guest, WIDEST), options) {
-        let bits = guest.loader_phys_bits();
+    if guest.usable_phys_bits() < WIDEST && possible(&widened(guest, WIDEST), options) {
+        let bits = guest.usable_phys_bits();
         return (Code::Width, format!("cannot be placed below 4G, nor above it within {bits} bits"));
     }
     (Code::DoesNotFit, "cannot be placed".to_owned())
@@ -226,7 +258,7 @@ fn remedy(guest: &Guest, options: &Options, blocking: &[(Bdf, Bar)]) -> String {
             };
         }
     }
-    let wider = (guest.loader_phys_bits().saturating_add(1)..=WIDEST)
+    let wider = (guest.usable_phys_bits().saturating_add(1)..=WIDEST)
         .find(|bits| possible(&widened(guest, *bits), options));
     if let Some(bits) = wider {
         return format!("a guest with {bits} physical address bits");

@@ -4,7 +4,7 @@
 //! The keys are documented in docs/guest-description.md. An unknown key is an error that names it, and so is a value
 //! that no machine can have: a BAR whose size is no power of two, two functions at one address.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::address::{Address, Size};
 use crate::guest::Guest;
@@ -120,28 +120,22 @@ pub fn validate(guest: &Guest) -> Result<(), DescriptionError> {
         }
         validate_device(device)?;
     }
-    for device in &guest.devices {
-        validate_bridge(guest, device)?;
-    }
-    Ok(())
+    let by_bdf = guest.devices.iter().map(|device| (device.bdf, device)).collect();
+    guest.devices.iter().try_for_each(|device| validate_bridge(&by_bdf, device))
 }
 
-fn validate_bridge(guest: &Guest, device: &Device) -> Result<(), DescriptionError> {
+fn validate_bridge(devices: &BTreeMap<Bdf, &Device>, device: &Device) -> Result<(), DescriptionError> {
     let wrong = |problem: String| Err(DescriptionError::Device { bdf: device.bdf, problem });
     let mut at = device;
-    let mut hops = 0_usize;
-    while let Some(bridge) = at.bridge {
-        match guest.devices.iter().find(|other| other.bdf == bridge) {
+    for _ in 0..=u8::MAX {
+        let Some(bridge) = at.bridge else { return Ok(()) };
+        match devices.get(&bridge) {
             Some(other) if other.is_bridge() => at = other,
             Some(_) => return wrong(format!("its bridge {bridge} has no header type 1")),
             None => return wrong(format!("its bridge {bridge} is not among the devices")),
         }
-        hops = hops.saturating_add(1);
-        if hops > guest.devices.len() {
-            return wrong("sits behind itself: its bridges form a ring".to_owned());
-        }
     }
-    Ok(())
+    wrong("sits behind more bridges than there are buses: they form a ring".to_owned())
 }
 
 fn validate_device(device: &Device) -> Result<(), DescriptionError> {
