@@ -12,6 +12,7 @@ use crate::guest::Guest;
 use crate::layout::{Layout, check};
 use crate::planner::{self, Options};
 use crate::report;
+use crate::xenstore::schema::loader_keys;
 
 /// Plan a guest's layout: the hole, the windows, every BAR's place.
 #[derive(Debug, Args)]
@@ -68,6 +69,10 @@ enum PlanFormat {
     Text,
     /// layout/1
     Json,
+    /// The lines that the loader will log
+    Hvmloader,
+    /// The keys that the loader reads
+    Xenstore,
 }
 
 impl Plan {
@@ -86,6 +91,11 @@ impl Plan {
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => report::text::layout(out, &layout)?,
+            PlanFormat::Hvmloader => report::loader_lines::pci_dev(out, &layout)?,
+            PlanFormat::Xenstore => {
+                let keys = loader_keys(&layout).map_err(|error| Failure::Input(error.to_string()))?;
+                report::loader_lines::keys(out, &keys)?;
+            }
         }
         Ok(Answer::Yes)
     }

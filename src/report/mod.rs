@@ -2,5 +2,6 @@
 //! What an answer looks like: text for people, the loader's lines, the picture.
 
 pub mod audit;
+pub mod loader_lines;
 pub mod prediction;
 pub mod text;
