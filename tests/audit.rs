@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use common::{Config, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
 use xen_pci_layout::address::Size;
 use xen_pci_layout::audit::{
-    Code, Finding, Options, Report, Severity, audit, changes, read_saved, security_findings,
+    Code, Finding, Options, Report, Severity, audit, changes, guest_findings, read_saved, security_findings,
 };
 use xen_pci_layout::pci::Sbdf;
 use xen_pci_layout::source::host::Host;
@@ -386,4 +386,52 @@ fn a_saved_audit_tells_what_has_changed() {
         read_saved(&other).unwrap_err().to_string(),
         "schema \"audit/9\" is not known here, only \"audit/1\""
     );
+}
+
+#[test]
+fn a_description_is_enough_to_refuse_a_bar_that_starts_no_page() {
+    let guest = |page_size: u64, host: &str| {
+        let text = format!(
+            r#"{{"phys_bits": 39, "low_mem_pgend": 131072, "page_size": {page_size}, "devices": [{{"bdf": "00:05.0", {host}
+                "vendor": 1, "device": 1, "class": 0, "bars": [
+                {{"reg": 16, "kind": "mem32", "size": 256, "host_address": 4276949504}},
+                {{"reg": 20, "kind": "io", "size": 256, "host_address": 49408}},
+                {{"reg": 24, "kind": "mem32", "size": 4096, "host_address": 4276953088}}]}}]}}"#
+        );
+        xen_pci_layout::source::description::parse(&text).unwrap()
+    };
+    let found = guest_findings(&guest(4096, r#""host": "0000:3b:00.0","#), None);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].code, argument(&found[0])),
+        (Code::UnalignedBar, "pci=resource_alignment=12@0000:3b:00.0")
+    );
+    assert!(
+        found[0]
+            .consequence
+            .starts_with("BAR 0 (256 at 0xfeed1200) of 0000:3b:00.0 does not start a 4K page")
+    );
+    assert_eq!(
+        argument(&guest_findings(&guest(65536, r#""host": "0000:3b:00.0","#), None)[0]),
+        "pci=resource_alignment=16@0000:3b:00.0"
+    );
+    let nowhere = guest_findings(&guest(4096, ""), None);
+    assert_eq!(nowhere[0].remedy.kernel_argument, None, "its place on the host is not known");
+    assert!(nowhere[0].remedy.advice.contains("pci=resource_alignment=12@ and the device's address"));
+}
+
+#[test]
+fn a_guest_is_refused_for_its_devices_neighbours() {
+    let host = copied(&common::pci_testdev());
+    let mut guest = xen_pci_layout::guest::Guest::new(131_072, 0, 39);
+    let taken = |function: u8| {
+        let device = host.device(sbdf(&format!("00:05.{function}"))).unwrap();
+        device.for_guest(sbdf(&format!("00:0{}.0", function + 5)).bdf).unwrap()
+    };
+    guest.devices.push(taken(0));
+    let found: Vec<Code> = guest_findings(&guest, Some(&host)).iter().map(|finding| finding.code).collect();
+    assert_eq!(found, [Code::SharedPage]);
+    guest.devices.extend([1, 2, 3].map(taken));
+    let found: Vec<Code> = guest_findings(&guest, Some(&host)).iter().map(|finding| finding.code).collect();
+    assert_eq!(found, [Code::UnalignedBar; 3], "together they endanger nobody, but three are mapped wrongly");
 }

@@ -184,3 +184,21 @@ fn what_makes_no_sense_is_named_by_its_line() {
     let twice = error("00:01.0 0300: 8086:0042\n00:01.0 0300: 8086:0042\n");
     assert_eq!(twice, "host.lspci line 2: 0000:00:01.0 is there twice");
 }
+
+#[test]
+fn no_cut_and_no_garbled_byte_is_worse_than_an_error() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
+    for name in ["endpoint-test.lspci", "pci-testdev.lspci", "workstation.lspci"] {
+        let text = std::fs::read_to_string(dir.join(name)).unwrap();
+        for (at, _) in text.char_indices().step_by(7) {
+            let (before, after) = text.split_at(at);
+            let _ = Host::lspci_text(Path::new("cut"), before);
+            for garbage in ["9", "]", "(", "\u{e9}", "f", " "] {
+                let _ = Host::lspci_text(
+                    Path::new("garbled"),
+                    &format!("{before}{garbage}{}", after.get(1..).unwrap_or_default()),
+                );
+            }
+        }
+    }
+}

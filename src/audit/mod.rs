@@ -8,6 +8,7 @@
 
 mod compare;
 mod finding;
+mod guest;
 mod hidden;
 mod msix;
 mod pages;
@@ -18,6 +19,7 @@ mod sriov;
 pub use compare::{SavedAuditError, changes, read_saved};
 pub(crate) use finding::list;
 pub use finding::{BarPlace, Code, Finding, Page, Remedy, Severity};
+pub use guest::guest_findings;
 
 use std::collections::BTreeSet;
 

@@ -149,15 +149,20 @@ pub(super) fn unaligned(host: &Host, placed: &[Placed<'_>], page: Size) -> Vec<F
         devices: vec![sbdf],
         bars: places(&members),
         page: None,
-        consequence: format!(
-            "{} of {sbdf} {} not start a {page} page: QEMU maps the page after it into the guest, which is not \
-             the device's, and the guest does not reach its registers.",
-            list(places(&members)),
-            if members.len() == 1 { "does" } else { "do" },
-        ),
+        consequence: unaligned_consequence(sbdf, &places(&members), page),
         remedy: remedy::alignment(host, &[sbdf], page),
     };
     own.into_iter().map(finding).collect()
+}
+
+/// What can happen with memory BARs that do not start a page.
+pub(super) fn unaligned_consequence(whose: impl std::fmt::Display, bars: &[BarPlace], page: Size) -> String {
+    format!(
+        "{} of {whose} {} not start a {page} page: QEMU maps the page after it into the guest, which is not the device's, \
+         and the guest does not reach its registers.",
+        list(bars),
+        if bars.len() == 1 { "does" } else { "do" },
+    )
 }
 
 /// The page sizes at which each BAR of the function starts a page and no other function's BAR is on its pages; none

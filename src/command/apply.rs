@@ -5,7 +5,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::plan::{Choices, layout_of};
+use super::plan::Choices;
 use super::{Answer, Failure, Format, GuestArguments, write_json};
 use crate::address::Size;
 use crate::guest::{Guest, MMIO_HOLE_SIZE, SMALLEST_HOLE};
@@ -46,7 +46,7 @@ impl Apply {
         if self.built {
             options = Options { built_hole: Some(self.built_hole(&store, &loaded.guest)?), ..options };
         }
-        let layout = layout_of(loaded, &options)?;
+        let layout = self.choices.layout_of(loaded, &options)?;
         let generation = store.write_layout(self.domid, &layout)?;
         match self.format {
             Format::Json => write_json(out, &layout)?,

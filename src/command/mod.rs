@@ -13,6 +13,7 @@ mod host;
 mod plan;
 mod predict;
 mod replay;
+mod safety;
 #[cfg(feature = "xenstore")]
 mod show;
 

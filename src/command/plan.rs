@@ -6,6 +6,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::guest::LoadedGuest;
+use super::safety::Safety;
 use super::{Answer, Failure, GuestArguments, batch, write_json};
 use crate::address::Size;
 use crate::guest::Guest;
@@ -46,6 +47,8 @@ pub struct Choices {
     /// where a BAR does not start a page): such BARs then keep their offset into the page
     #[arg(long)]
     maps_containing_page: bool,
+    #[command(flatten)]
+    safety: Safety,
 }
 
 impl Choices {
@@ -56,8 +59,19 @@ impl Choices {
             resize_hole: self.resize_hole,
             high_above,
             maps_containing_page: self.maps_containing_page,
+            accept_unaligned: self.safety.accepts_unaligned(),
             ..Options::default()
         }
+    }
+
+    /// The layout of a guest whose devices are safe with it, with what had to be assumed about it, and what was accepted
+    /// of its devices, among the warnings.
+    pub fn layout_of(&self, loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
+        let accepted =
+            self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
+        let mut layout = checked_plan(&loaded.guest, options)?;
+        layout.warnings.splice(0..0, loaded.warnings.into_iter().chain(accepted));
+        Ok(layout)
     }
 }
 
@@ -85,9 +99,14 @@ impl Plan {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
             let options = self.choices.options();
-            return batch::run(&self.guest, out, |guest| Ok((checked_plan(guest, &options)?, Answer::Yes)));
+            return batch::run(&self.guest, out, |guest| {
+                let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
+                let mut layout = checked_plan(guest, &options)?;
+                layout.warnings.extend(accepted);
+                Ok((layout, Answer::Yes))
+            });
         }
-        let layout = layout_of(self.guest.load()?, &self.choices.options())?;
+        let layout = self.choices.layout_of(self.guest.load()?, &self.choices.options())?;
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => report::text::layout(out, &layout)?,
@@ -99,13 +118,6 @@ impl Plan {
         }
         Ok(Answer::Yes)
     }
-}
-
-/// The layout of a guest, with what had to be assumed about it among the warnings.
-pub fn layout_of(loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
-    let mut layout = checked_plan(&loaded.guest, options)?;
-    layout.warnings.splice(0..0, loaded.warnings);
-    Ok(layout)
 }
 
 /// A plan that has been compared with the rules it must keep. A layout that breaks one is never handed out.

@@ -31,6 +31,8 @@ pub struct Options {
     /// The device model is known to map the page that contains a passed-through BAR, not the next one: a BAR then
     /// keeps the host's offset into its page, and one that does not start a page is not refused.
     pub maps_containing_page: bool,
+    /// The caller takes upon himself that a passed-through BAR which does not start a page on the host will not work.
+    pub accept_unaligned: bool,
 }
 
 impl Options {
@@ -50,7 +52,7 @@ impl Options {
 ///
 /// Why there is none, what is in the way, and what would help.
 pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
-    if !options.maps_containing_page {
+    if !options.maps_containing_page && !options.accept_unaligned {
         why_not::unaligned_on_host(guest)?;
     }
     choose::layout(guest, options).ok_or_else(|| Box::new(why_not::explain(guest, options)))

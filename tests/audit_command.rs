@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! `audit` as it is called, and how `plan` refuses what it finds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot make its input has failed"
+)]
+
+mod common;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+fn lspci(name: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/hosts").join(name).display().to_string()
+}
+
+/// Exit code, standard output, standard error.
+fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn exit_codes_tell_safe_unsafe_and_wrong_input() {
+    let (testdev, workstation) = (lspci("pci-testdev.lspci"), lspci("workstation.lspci"));
+    let code = |arguments: &[&str]| run(arguments, "").0;
+    assert_eq!(code(&["audit", "--lspci", &testdev]), 1);
+    assert_eq!(
+        code(&["audit", "--lspci", &testdev, "00:02.0", "0000:00:01.1"]),
+        0,
+        "only those asked for count"
+    );
+    assert_eq!(code(&["audit", "--lspci", &workstation]), 0, "broken is not unsafe");
+    assert_eq!(code(&["audit", "--lspci", &workstation, "07:00.0"]), 2);
+    assert_eq!(code(&["audit", "--host", "/nonexistent"]), 2);
+    assert_eq!(code(&["audit", "--lspci", "/nonexistent"]), 2);
+    assert_eq!(code(&["audit", "--host", "/nonexistent", "--lspci", &testdev]), 2);
+    let (code, _, error) = run(&["audit", "--lspci", &testdev, "--since", &testdev], "");
+    assert_eq!(code, 2);
+    assert!(error.contains("pci-testdev.lspci: is no saved audit"), "{error}");
+}
+
+#[test]
+fn text_names_the_argument_and_json_is_what_since_takes() {
+    let tree = common::pci_testdev();
+    let host = tree.path().display().to_string();
+    let (_, text, _) = run(&["audit", "--host", &host, "00:05.0"], "");
+    assert!(text.contains("\n      pci=resource_alignment=12@0000:00:05.0;12@0000:00:05.1;"), "{text}");
+    assert!(text.contains(
+        "To the same guest or to none: 0000:00:05.0, 0000:00:05.1, 0000:00:05.2 and 0000:00:05.3."
+    ));
+    let (code, json, _) = run(&["audit", "--host", &host, "--format", "json"], "");
+    assert_eq!(code, 1);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["schema"], "audit/1");
+    assert_eq!(report["findings"][0]["code"], "shared-page");
+    assert_eq!(report["findings"][0]["severity"], "security");
+    let (code, again, _) = run(&["audit", "--host", &host, "--format", "json", "--since", "-"], &json);
+    assert_eq!((code, again), (1, json), "nothing has changed");
+}
+
+#[test]
+fn plan_refuses_what_is_unsafe_unless_it_is_accepted_by_name() {
+    let guest = r#"{"phys_bits": 39, "low_mem_pgend": 131072, "devices": [{"bdf": "00:05.0", "host": "0000:3b:00.0",
+        "vendor": 1, "device": 1, "class": 0,
+        "bars": [{"reg": 16, "kind": "mem32", "size": 256, "host_address": 4276949504}]}]}"#;
+    let (code, json, error) = run(&["plan", "--format", "json", "-"], guest);
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, answer["error"]["code"].as_str()), (1, Some("unsafe")));
+    assert_eq!(answer["error"]["blocking"], serde_json::json!([{"bdf": "00:05.0", "reg": 16, "size": 256}]));
+    assert!(error.contains("pci=resource_alignment=12@0000:3b:00.0"), "{error}");
+    let (code, json, _) = run(&["plan", "--format", "json", "--accept", "unaligned-bar", "-"], guest);
+    let layout: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, layout["warnings"][0]["code"].as_str()), (0, Some("accepted")), "{json}");
+    assert_eq!(run(&["plan", "--accept", "shared-page", "-"], guest).0, 1, "another name is no consent");
+    assert_eq!(run(&["plan", "--accept", "everything", "-"], guest).0, 2);
+    assert_eq!(run(&["plan", "--maps-containing-page", "-"], guest).0, 0, "then it is mapped rightly");
+}
