@@ -184,6 +184,11 @@ impl Machine {
             _ => [0; 4],
         }
     }
+
+    /// The width of addresses as the loader learns it: 36 bits where CPUID does not say.
+    const fn phys_bits(&self) -> u8 {
+        if self.max_extended_leaf < 0x8000_0008 { 36 } else { self.phys_bits }
+    }
 }
 
 /// Ends the run, unless it has ended: a few instructions still run after the emulator is told to stop.
@@ -448,7 +453,7 @@ impl Emulator {
             windows = self.variables.map(|variables| variables.read(&self.uc)).transpose()?;
         } else if let Some(windows) = windows
             && windows.have_mtrrs()
-            && !windows.agree_with(&machine.mtrrs)
+            && !windows.agree_with(&machine.mtrrs, machine.phys_bits())
         {
             return Err(RunError::Windows { windows, mtrrs: machine.mtrrs });
         }

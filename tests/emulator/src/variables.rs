@@ -48,20 +48,26 @@ impl Windows {
         low && (self.pci_hi_mem_start == self.pci_hi_mem_end || self.pci_hi_mem_start >> 12 != 0)
     }
 
-    /// Whether the MTRRs (base and mask by turns) start where the windows start. If all were used, only as far as
-    /// they reach.
-    pub fn agree_with(&self, mtrrs: &[u64]) -> bool {
+    /// Whether the MTRRs (base and mask by turns) start where the windows start, and those of the low window end where
+    /// it ends. If all were used, only as far as they reach.
+    pub fn agree_with(&self, mtrrs: &[u64], phys_bits: u8) -> bool {
         // The type that the loader puts into the base's low bits, uncacheable, is 0.
-        let bases: Vec<u64> = mtrrs.iter().step_by(2).copied().collect();
-        let all_used = u32::try_from(bases.len()).is_ok_and(|count| count >= MTRR_RANGES);
-        let starts =
-            |start: u64, end: u64, at: usize| start == end || all_used || bases.get(at) == Some(&start);
-        let low = bases.iter().take_while(|base| **base < self.pci_mem_end.into()).count();
-        let ordered = bases.windows(2).all(|pair| pair.first() < pair.last());
+        let ranges: Vec<(u64, u64)> =
+            mtrrs.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?))).collect();
+        let all_used = u32::try_from(ranges.len()).is_ok_and(|count| count >= MTRR_RANGES);
+        let ordered = ranges.is_sorted_by(|(a, _), (b, _)| a < b);
+        let low = ranges.partition_point(|(base, _)| *base < 1 << 32);
+        let (low, high) = ranges.split_at_checked(low).unwrap_or_default();
+        let starts = |ranges: &[(u64, u64)], start: u64, end: u64| {
+            ranges.first().map(|(base, _)| *base) == (start != end).then_some(start)
+        };
+        // A mask has no bits for less than a page.
+        let whole_pages = self.pci_mem_start.trailing_zeros() >= 12;
+        let low_end = low.last().map(|(base, mask)| base + range_size(*mask, phys_bits));
         ordered
-            && starts(self.pci_mem_start.into(), self.pci_mem_end.into(), 0)
-            && starts(self.pci_hi_mem_start, self.pci_hi_mem_end, low)
-            && (all_used || self.pci_hi_mem_start != self.pci_hi_mem_end || bases.len() == low)
+            && starts(low, self.pci_mem_start.into(), self.pci_mem_end.into())
+            && (all_used || !whole_pages || low_end.is_none_or(|end| end == u64::from(self.pci_mem_end)))
+            && (all_used || starts(high, self.pci_hi_mem_start, self.pci_hi_mem_end))
     }
 
     /// The windows that MTRRs describe. Only for windows whose ranges are whole pages.
@@ -70,7 +76,7 @@ impl Windows {
         for pair in mtrrs.chunks(2) {
             let [base, mask] = pair else { return None };
             let base = base & !0xfff;
-            let end = base + (1 << phys_bits) - (mask & !0xfff);
+            let end = base + range_size(*mask, phys_bits);
             if let Ok(end) = u32::try_from(end) {
                 if windows.pci_mem_start == 0 {
                     windows.pci_mem_start = u32::try_from(base).ok()?;
@@ -85,6 +91,11 @@ impl Windows {
         }
         Some(windows)
     }
+}
+
+/// The size that an MTRR's mask stands for, where addresses have so many bits.
+const fn range_size(mask: u64, phys_bits: u8) -> u64 {
+    (1_u64 << phys_bits).wrapping_sub(mask & !0xfff)
 }
 
 impl Variables {
@@ -155,10 +166,10 @@ impl Variables {
     }
 }
 
-/// Guests with two windows each: holes of different depth, BARs above 1 GiB that every release puts high, and, for
-/// the releases that know the key, a platform device that moves the low window's end.
+/// Guests with two windows each: holes of different depth, BARs above 1 GiB that every release puts high, and keys
+/// that move the low window's end in loaders that know them: the platform device's from 4.21 on, a layout's in our own.
 fn probes() -> impl Iterator<Item = Guest> {
-    let probe = |hole: Option<u64>, sizes: &[u64], high_mem_pgend: u32, moved_end: bool| {
+    let probe = |hole: Option<u64>, sizes: &[u64], high_mem_pgend: u32, moved_end: &[(&str, &str)]| {
         let mut devices =
             vec![serde_json::json!({"bdf": "00:01.0", "vendor": 0x8086, "device": 0x7000, "class": 0x601})];
         for (slot, size) in (4..).zip(sizes) {
@@ -176,8 +187,10 @@ fn probes() -> impl Iterator<Item = Guest> {
         if let (Some(hole), Some(keys)) = (hole, xenstore.as_object_mut()) {
             keys.insert("platform/mmio_hole_size".to_owned(), hole.to_string().into());
         }
-        if let (true, Some(keys)) = (moved_end, xenstore.as_object_mut()) {
-            keys.insert("hvmloader/pci/xen-platform-pci-bar-uc".to_owned(), "0".into());
+        for (key, value) in moved_end {
+            if let Some(keys) = xenstore.as_object_mut() {
+                keys.insert(format!("hvmloader/pci/{key}"), (*value).into());
+            }
         }
         serde_json::from_value(serde_json::json!({
             "phys_bits": 46, "low_mem_pgend": 0x40000, "high_mem_pgend": high_mem_pgend,
@@ -187,9 +200,19 @@ fn probes() -> impl Iterator<Item = Guest> {
     };
     const GIB: u64 = 1 << 30;
     [
-        probe(None, &[16 * GIB], 0, false),
-        probe(Some(GIB), &[8 * GIB, 4 * GIB], 0x23_4000, true),
-        probe(Some(0x6800_0000), &[64 * GIB, 2 * GIB], 0x51_2000, false),
+        probe(None, &[16 * GIB], 0, &[]),
+        probe(Some(GIB), &[8 * GIB, 4 * GIB], 0x23_4000, &[("xen-platform-pci-bar-uc", "0")]),
+        probe(
+            Some(0x6800_0000),
+            &[64 * GIB, 2 * GIB],
+            0x51_2000,
+            &[
+                ("layout/low", "98000000:60000000"),
+                ("layout/high", "1000000000:2000000000"),
+                ("layout/io", "c000:4000"),
+                ("layout/version", "1"),
+            ],
+        ),
     ]
     .into_iter()
     .flatten()
@@ -224,15 +247,16 @@ mod tests {
     #[test]
     fn mtrrs_give_both_windows() {
         assert_eq!(Windows::from_mtrrs(&MTRRS, 38), Some(WINDOWS));
-        assert!(WINDOWS.agree_with(&MTRRS));
+        assert!(WINDOWS.agree_with(&MTRRS, 38));
     }
 
     #[test]
     fn windows_that_the_mtrrs_do_not_have_are_noticed() {
-        assert!(!Windows { pci_mem_start: 0xe000_0000, ..WINDOWS }.agree_with(&MTRRS));
-        assert!(!Windows { pci_hi_mem_start: 1 << 36, ..WINDOWS }.agree_with(&MTRRS));
-        assert!(!Windows { pci_hi_mem_start: 0, pci_hi_mem_end: 0, ..WINDOWS }.agree_with(&MTRRS));
-        assert!(!WINDOWS.agree_with(&[]));
+        assert!(!Windows { pci_mem_start: 0xe000_0000, ..WINDOWS }.agree_with(&MTRRS, 38));
+        assert!(!Windows { pci_hi_mem_start: 1 << 36, ..WINDOWS }.agree_with(&MTRRS, 38));
+        assert!(!Windows { pci_hi_mem_start: 0, pci_hi_mem_end: 0, ..WINDOWS }.agree_with(&MTRRS, 38));
+        assert!(!Windows { pci_mem_end: 0xfb00_0000, ..WINDOWS }.agree_with(&MTRRS, 38));
+        assert!(!WINDOWS.agree_with(&[], 38));
     }
 
     #[test]
