@@ -12,7 +12,8 @@ use crate::guest::{Guest, MMIO_HOLE_SIZE, SMALLEST_HOLE};
 use crate::planner::Options;
 use crate::xenstore::{Domid, Store};
 
-/// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of what is there.
+/// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of
+/// what is there.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  xen-pci-layout apply --domid 7 /etc/xen/guest.cfg\n  \
               xl create -p guest.cfg && xen-pci-layout apply --built --domid \"$(xl domid guest)\" guest.cfg")]
@@ -20,7 +21,8 @@ pub struct Apply {
     /// The domain's number
     #[arg(long, value_name = "N")]
     domid: Domid,
-    /// The guest's RAM is laid out already: keep that hole, or exit 1 with nothing stored and name the mmio_hole= to use
+    /// The guest's RAM is laid out already: keep that hole, or exit 1 with nothing stored and name the
+    /// mmio_hole= to use
     #[arg(long, conflicts_with = "resize_hole")]
     built: bool,
     #[command(flatten)]
@@ -66,8 +68,9 @@ impl Apply {
         Ok(Answer::Yes)
     }
 
-    /// The hole that libxl built the domain with: it writes the size where the administrator gave one (libxl_create.c,
-    /// libxl__domain_build), and builds with 256 MiB where it writes none. Read as hvmloader reads it.
+    /// The hole that libxl built the domain with: it writes the size where the administrator gave one
+    /// (libxl_create.c, libxl__domain_build), and builds with 256 MiB where it writes none. Read as hvmloader
+    /// reads it.
     fn built_hole(&self, store: &Store, guest: &Guest) -> Result<Size, Failure> {
         let Some(value) = store.read_domain_key(self.domid, MMIO_HOLE_SIZE)? else {
             return Ok(SMALLEST_HOLE);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The connection to the store: libxenstore behind xenstore-rs's traits, on a thread of its own.
 //!
-//! [`Connection`] and [`Span`] implement the traits; [`Toolstack`] is what those lack. libxenstore waits for an answer as long
-//! as it takes, also from a daemon that is stopped, so [`Client`] runs the requests on a second thread and
-//! gives up when none was answered for a while. That thread is then left behind: the process is about to
-//! end, and the handle it holds is of no use to anybody.
+//! [`Connection`] and [`Span`] implement the traits; [`Toolstack`] is what those lack. libxenstore waits for
+//! an answer as long as it takes, also from a daemon that is stopped, so [`Client`] runs the requests on a
+//! second thread and gives up when none was answered for a while. That thread is then left behind: the
+//! process is about to end, and the handle it holds is of no use to anybody.
 
 use std::io;
 use std::rc::Rc;
@@ -146,7 +146,8 @@ impl XsTransactionSpan for Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if !self.ended {
-            // Who drops a transaction is on the way out with an error of his own; the daemon forgets it with the connection.
+            // Who drops a transaction is on the way out with an error of his own; the daemon forgets it with
+            // the connection.
             let _ = self.handle.request(|xs| xs.transaction_end(self.transaction, false));
         }
     }

@@ -8,7 +8,8 @@ use crate::xenstore::schema::SchemaError;
 
 /// The store, or the domain in it, is not as it must be: the surroundings failed, exit code 3.
 ///
-/// A bad domain number is no error of the store: see [`DomidError`](crate::xenstore::DomidError), exit code 2.
+/// A bad domain number is no error of the store: see [`DomidError`](crate::xenstore::DomidError), exit code
+/// 2.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection to a store.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The stored layout: what is written to xenstore, and how.
 //!
-//! [`schema`] says which keys there are and what is in them; it is pure, and docs/xenstore.md is its prose. The rest needs
-//! the cargo feature `xenstore`: [`client`] talks to the daemon through libxenstore, behind xenstore-rs's traits;
-//! [`Store`] writes and reads whole layouts, each in one transaction.
+//! [`schema`] says which keys there are and what is in them; it is pure, and docs/xenstore.md is its prose.
+//! The rest needs the cargo feature `xenstore`: [`client`] talks to the daemon through libxenstore, behind
+//! xenstore-rs's traits; [`Store`] writes and reads whole layouts, each in one transaction.
 //!
-//! A guest can read the loader's keys and write none of ours, and nothing that a guest can write is read here.
+//! A guest can read the loader's keys and write none of ours, and nothing that a guest can write is read
+//! here.
 
 mod domid;
 pub mod schema;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The keys of a stored layout and the form of their values, version 1. docs/xenstore.md explains each.
 //!
-//! Three subtrees, each for one reader, so that nobody sees what is not his: the guest's loader, the toolstack, the
-//! device model. Pure: a layout in, names and values out, and back.
+//! Three subtrees, each for one reader, so that nobody sees what is not his: the guest's loader, the
+//! toolstack, the device model. Pure: a layout in, names and values out, and back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,8 @@ use crate::layout::{Layout, PlacedBar, ReservedKind, WindowKind};
 use crate::pci::Bdf;
 use crate::xenstore::Domid;
 
-/// The value of each subtree's `version`, which is its last key to be written. A reader that does not know it acts as
-/// if there were no subtree.
+/// The value of each subtree's `version`, which is its last key to be written. A reader that does not know it
+/// acts as if there were no subtree.
 pub const VERSION: &str = "1";
 
 /// The longest value that both daemons take from everybody: oxenstored's default `quota-maxsize` is 2048.
@@ -158,7 +158,8 @@ fn toolstack_keys(layout: &Layout, generation: u64) -> Result<Vec<Key>, SchemaEr
     finished(keys)
 }
 
-/// What the device model is told: where RAM ends, the windows, and which slots passed-through devices must get.
+/// What the device model is told: where RAM ends, the windows, and which slots passed-through devices must
+/// get.
 fn device_model_keys(layout: &Layout) -> Result<Vec<Key>, SchemaError> {
     let mut keys = Vec::new();
     if let Some(border) = Address::FOUR_GIB.checked_sub(layout.mmio_hole_size) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Whole layouts in and out of the store.
 //!
-//! A write is one transaction: each subtree is removed, made anew with its permissions, and filled, the version last; so
-//! a reader finds the old layout or the new one. Where others wrote at the same time the daemon refuses the commit and
-//! the whole transaction is made again. A read is a transaction, too, and one that is committed: the C daemon
-//! notices only then that what was read was changed in between.
+//! A write is one transaction: each subtree is removed, made anew with its permissions, and filled, the
+//! version last; so a reader finds the old layout or the new one. Where others wrote at the same time the
+//! daemon refuses the commit and the whole transaction is made again. A read is a transaction, too, and one
+//! that is committed: the C daemon notices only then that what was read was changed in between.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -107,9 +107,9 @@ impl Store {
         self.client.run(move |connection| transaction(connection, domid, |span| stored(span, domid)))?
     }
 
-    /// Changes the stored layout: `change` makes a new one of it. Between its look at the old one and the new one's arrival nobody
-    /// else's change can slip in: `change` is asked again if one does. Returns the new layout; `None`, and `change`
-    /// is not asked, where none is stored.
+    /// Changes the stored layout: `change` makes a new one of it. Between its look at the old one and the new
+    /// one's arrival nobody else's change can slip in: `change` is asked again if one does. Returns the new
+    /// layout; `None`, and `change` is not asked, where none is stored.
     ///
     /// # Errors
     /// The store's, or what `change` answered; nothing was written then.
@@ -154,7 +154,8 @@ impl Store {
         })?
     }
 
-    /// The value of one of the domain's own keys, such as `platform/mmio_hole_size`. Only for what the guest cannot write.
+    /// The value of one of the domain's own keys, such as `platform/mmio_hole_size`. Only for what the guest
+    /// cannot write.
     ///
     /// # Errors
     /// The domain does not exist, or the store's.
@@ -217,7 +218,8 @@ fn inspect(span: &impl Toolstack, domid: Domid) -> Result<Facts, StoreError> {
             unwritable(&parent, &permissions)?;
         }
     }
-    // libxl writes the port and then introduces the domain; the daemon drops it when it dies, and the port stays.
+    // libxl writes the port and then introduces the domain; the daemon drops it when it dies, and the port
+    // stays.
     let built = read(span, &format!("{}/store/port", schema::domain(domid.get())))?.is_some();
     if built && !span.is_domain_introduced(domid.get()) {
         return Err(StoreError::Dying(domid));
@@ -268,7 +270,8 @@ fn next_generation(span: &impl Toolstack, domid: Domid) -> Result<u64, StoreErro
     Ok(current.saturating_add(1))
 }
 
-/// The subtrees that a domain may have. A stub domain starts after the first write, whose part for the device model went to domain 0.
+/// The subtrees that a domain may have. A stub domain starts after the first write, whose part for the device
+/// model went to domain 0.
 fn roots(domid: Domid, facts: &Facts) -> Vec<String> {
     let mut roots = vec![schema::loader_root(domid), schema::toolstack_root(domid)];
     roots.push(schema::device_model_root(0, domid));
@@ -330,7 +333,8 @@ fn stored(span: &impl Toolstack, domid: Domid) -> Result<Option<Stored>, StoreEr
     Ok(Some(Stored { layout, generation }))
 }
 
-/// Compares what was written with what is there. Plain reads: a difference is looked into, equality needs no more.
+/// Compares what was written with what is there. Plain reads: a difference is looked into, equality needs no
+/// more.
 fn read_back(
     connection: &Connection,
     domid: Domid,
@@ -366,7 +370,8 @@ fn differences(place: &impl Toolstack, trees: &[Subtree]) -> Result<Vec<Differen
     Ok(differing)
 }
 
-/// BARs in the loader's subtree that no subtree's key accounts for: the loader does not list, but it would read them.
+/// BARs in the loader's subtree that no subtree's key accounts for: the loader does not list, but it would
+/// read them.
 fn strangers(place: &impl Toolstack, trees: &[Subtree]) -> Result<Vec<Difference>, StoreError> {
     let mut strange = Vec::new();
     for tree in trees {

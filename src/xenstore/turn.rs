@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Writers take turns.
 //!
-//! Transactions keep a layout whole whoever writes at the same time, but of several writers each commit sends all the
-//! others back to their start, and the unlucky starve. So they queue for a lock on the directory of the store's socket.
-//! It spares retries and nothing else: where there is no directory, or the queue does not move, a writer goes ahead.
+//! Transactions keep a layout whole whoever writes at the same time, but of several writers each commit sends
+//! all the others back to their start, and the unlucky starve. So they queue for a lock on the directory of
+//! the store's socket. It spares retries and nothing else: where there is no directory, or the queue does not
+//! move, a writer goes ahead.
 
 use std::fs::File;
 use std::time::{Duration, Instant};

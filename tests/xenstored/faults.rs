@@ -141,8 +141,8 @@ fn a_refusal_of_any_request_leaves_the_old_layout_or_the_new_one(kind: Kind) {
                 if number == step { Action::Refuse(error) } else { Action::Pass }
             });
             let outcome = apply(&proxy.socket, 7, &scene.new);
-            // libxenstore's "is it introduced?" has no error: a refusal counts as no. It is not asked here, where the
-            // domain was never built, so that every refusal is seen.
+            // libxenstore's "is it introduced?" has no error: a refusal counts as no. It is not asked here,
+            // where the domain was never built, so that every refusal is seen.
             outcome.failed(3, &["xenstored refused \""]);
             if scene.is_whole(&format!("{error} at step {step}")) {
                 apply(&scene.daemon.socket(), 7, &scene.old).succeeded();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! A guest's end of its xenstore ring (docs/misc/xenstore-ring.txt): a page that the daemon has mapped, and its event channel.
+//! A guest's end of its xenstore ring (docs/misc/xenstore-ring.txt): a page that the daemon has mapped, and
+//! its event channel.
 //!
 //! The page is a file; what is written to it the daemon sees in its mapping.
 

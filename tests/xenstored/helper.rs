@@ -83,7 +83,8 @@ pub fn finish(mut child: Child, started: Instant) -> Outcome {
     Outcome { code: status.code(), out: reader.join().unwrap(), err: complaints.join().unwrap(), took }
 }
 
-/// A guest description in the daemon's directory, with a device for each of `sizes`: one 64-bit BAR of that size.
+/// A guest description in the daemon's directory, with a device for each of `sizes`: one 64-bit BAR of that
+/// size.
 pub fn guest(directory: &Path, name: &str, sizes: &[u64]) -> PathBuf {
     let devices: Vec<Value> = (3..)
         .zip(sizes)

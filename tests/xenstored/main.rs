@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The program on genuine xenstored daemons: C xenstored and oxenstored, as Debian packages them.
 //!
-//! No hypervisor is needed: `stand-in.c`, preloaded into the daemon, stands in for it. Guests are played by the tests, over a
-//! real ring page that the daemon maps ([`guest`]); a proxy in front of the daemon counts requests and breaks things
-//! ([`proxy`]). Everything that is tested runs as the program's own process.
+//! No hypervisor is needed: `stand-in.c`, preloaded into the daemon, stands in for it. Guests are played by
+//! the tests, over a real ring page that the daemon maps ([`guest`]); a proxy in front of the daemon counts
+//! requests and breaks things ([`proxy`]). Everything that is tested runs as the program's own process.
 //!
 //! Needs Debian's xen-utils and libxen-dev (tests/stages/50-xenstored installs them), hence the cargo feature
 //! `real-xenstored`; without it these tests do not exist.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //
-// Stands in for the hypervisor under a genuine xenstored, so that the daemon runs where there is no Xen. Preloaded; nothing
-// of the daemon is changed. What the hypervisor would know is in the directory that STAND_IN_DIRECTORY names:
+// Stands in for the hypervisor under a genuine xenstored, so that the daemon runs where there is no Xen.
+// Preloaded; nothing of the daemon is changed. What the hypervisor would know is in the directory that
+// STAND_IN_DIRECTORY names:
 //
 //   kva, port   domain 0's ring page and event channel, in place of /proc/xen/xsd_kva and xsd_port
 //   ring-N      domain N exists, and this is its xenstore ring page

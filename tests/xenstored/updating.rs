@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! The library's own functions for stored layouts: many change one at once, and none undoes another's change; keys that were
-//! tampered with are found. libxenstore takes the store's place from the environment, so each test starts itself as a
-//! process that has it there.
+//! The library's own functions for stored layouts: many change one at once, and none undoes another's change;
+//! keys that were tampered with are found. libxenstore takes the store's place from the environment, so each
+//! test starts itself as a process that has it there.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! The xenstore protocol, spoken directly (xen/io/xs_wire.h): an independent look at the store, without libxenstore.
+//! The xenstore protocol, spoken directly (xen/io/xs_wire.h): an independent look at the store, without
+//! libxenstore.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

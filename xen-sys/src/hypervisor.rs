@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! What only the running hypervisor knows: the host's reserved device memory (RMRR, IVMD).
 //!
-//! The hypercall is one that Xen keeps stable and libxencall's soname is, too; the wrapper in libxenctrl, which
-//! changes its soname with every release, is not needed (`tools/libs/ctrl/xc_domain.c`, xc_reserved_device_memory_map).
+//! The hypercall is one that Xen keeps stable and libxencall's soname is, too; the wrapper in libxenctrl,
+//! which changes its soname with every release, is not needed (`tools/libs/ctrl/xc_domain.c`,
+//! xc_reserved_device_memory_map).
 
 use crate::bindings::xen as raw;
 use crate::bindings::xencall::{LibXencall, xencall_handle};
@@ -97,8 +98,9 @@ impl Hypervisor {
                 dev: raw::xen_reserved_device_memory_map__bindgen_ty_1 { pci: no_device },
             });
         }
-        // SAFETY: Xen reads the request, writes at most `room` entries to the buffer it names and the number to the request;
-        // both are memory of xencall_alloc_buffer, which the hypervisor can reach, and outlive the call.
+        // SAFETY: Xen reads the request, writes at most `room` entries to the buffer it names and the number
+        // to the request; both are memory of xencall_alloc_buffer, which the hypervisor can reach, and
+        // outlive the call.
         let result = unsafe {
             let (operation, command) = (raw::__HYPERVISOR_memory_op, raw::XENMEM_reserved_device_memory_map);
             let address = request.start.as_ptr().expose_provenance();
@@ -111,7 +113,8 @@ impl Hypervisor {
             return Err((error, answered));
         }
         let answered = usize::try_from(answered.min(room)).unwrap_or(0);
-        // SAFETY: the buffer was zeroed when it was made and Xen has filled the first `answered` entries; any bits are a valid entry.
+        // SAFETY: the buffer was zeroed when it was made and Xen has filled the first `answered` entries; any
+        // bits are a valid entry.
         let entries = unsafe { std::slice::from_raw_parts(entries.start.as_ptr(), answered) };
         Ok(entries
             .iter()
@@ -137,7 +140,8 @@ impl<'hypervisor, T> Buffer<'hypervisor, T> {
     /// Room for `count` values, all bytes zero.
     fn new(hypervisor: &'hypervisor Hypervisor, count: usize) -> io::Result<Self> {
         let size = size_of::<T>().checked_mul(count).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the handle is open. The library rounds the size up to whole pages, so the memory is aligned for T.
+        // SAFETY: the handle is open. The library rounds the size up to whole pages, so the memory is aligned
+        // for T.
         let memory = unsafe { hypervisor.library.xencall_alloc_buffer(hypervisor.handle.as_ptr(), size) };
         let start = NonNull::new(memory.cast::<T>()).ok_or_else(io::Error::last_os_error)?;
         // SAFETY: the memory has `size` bytes; the library may hand out pages that were used before.

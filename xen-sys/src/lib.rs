@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Xen's constants and structures, and its libraries loaded at run time.
 //!
-//! `src/bindings` is bindgen's work over Xen's public headers, written by `xen-sys/generate` and committed, so that
-//! building needs neither Xen nor libclang. Nothing of Xen is linked: libxenstore is opened when the first
-//! [`Xs`] is, and libxencall when the hypervisor is asked something, so one binary serves every Xen, and a host that has none gets an error instead of a loader's complaint.
+//! `src/bindings` is bindgen's work over Xen's public headers, written by `xen-sys/generate` and committed, so
+//! that building needs neither Xen nor libclang. Nothing of Xen is linked: libxenstore is opened when the first
+//! [`Xs`] is, and libxencall when the hypervisor is asked something, so one binary serves every Xen, and a host
+//! that has none gets an error instead of a loader's complaint.
 //!
 //! This crate holds all the unsafe code of the project; what it exports is safe.
 //!

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Finds Xen's libraries and loads them, once a process.
 //!
-//! The linker's own search comes first. Packages that install several Xen versions side by side keep the libraries in
-//! directories of their own (Debian's `/usr/lib/xen-4.17/lib/x86_64-linux-gnu`), which the linker does not search:
-//! those follow, newest version first.
+//! The linker's own search comes first. Packages that install several Xen versions side by side keep the
+//! libraries in directories of their own (Debian's `/usr/lib/xen-4.17/lib/x86_64-linux-gnu`), which the
+//! linker does not search: those follow, newest version first.
 
 use crate::bindings::xencall::LibXencall;
 use crate::bindings::xenstore::LibXenstore;
@@ -61,7 +61,8 @@ pub enum LibraryError {
 
 /// The library, loaded by the first call and kept until the process ends.
 ///
-/// It is never unloaded: handles outlive whoever opened them when a request hangs (see the users of [`crate::Xs`]).
+/// It is never unloaded: handles outlive whoever opened them when a request hangs (see the users of
+/// [`crate::Xs`]).
 pub(crate) fn libxenstore() -> Result<&'static LibXenstore, LibraryError> {
     static LIBRARY: OnceLock<Result<LibXenstore, LibraryError>> = OnceLock::new();
     // SAFETY: the functions are looked up by the names and used with the types of xenstore.h, which Xen keeps
@@ -84,7 +85,8 @@ pub(crate) fn libxencall() -> Result<&'static LibXencall, LibraryError> {
         .map_err(Clone::clone)
 }
 
-/// The first candidate that loads. One that exists but does not load is the error to report, not the absence of the rest.
+/// The first candidate that loads. One that exists but does not load is the error to report, not the absence
+/// of the rest.
 fn load<T>(
     wanted: &Library,
     candidates: Vec<PathBuf>,
@@ -92,9 +94,9 @@ fn load<T>(
 ) -> Result<T, LibraryError> {
     let mut unusable = None;
     for candidate in candidates {
-        // SAFETY: loading runs the library's initialisers. The candidates are file names of Xen's libraries in the linker's
-        // and the distributions' directories, which only the administrator writes; their initialisers have no
-        // preconditions (any program that links to one runs them).
+        // SAFETY: loading runs the library's initialisers. The candidates are file names of Xen's libraries
+        // in the linker's and the distributions' directories, which only the administrator writes; their
+        // initialisers have no preconditions (any program that links to one runs them).
         let library = match unsafe { libloading::Library::new(&candidate) } {
             Ok(library) => library,
             Err(error) => {

@@ -20,7 +20,8 @@ const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 /// Where libxenstore's packages build the socket's directory in.
 const DIRECTORIES: [&str; 2] = ["/run/xenstored", "/var/run/xenstored"];
 
-/// The directory of the socket that is going to be used, if there is one: a place that all clients of the store share.
+/// The directory of the socket that is going to be used, if there is one: a place that all clients of the
+/// store share.
 pub fn store_directory() -> Option<PathBuf> {
     match Place::of_environment() {
         Place::Named { path, .. } => path.parent().map(Path::to_path_buf),
@@ -90,8 +91,9 @@ impl Place {
         }
     }
 
-    /// Fails if a variable leads to no store. Asked before and after opening: before, so that nothing is opened that is
-    /// no store; after, because a daemon that died in between made libxenstore fall back to the device.
+    /// Fails if a variable leads to no store. Asked before and after opening: before, so that nothing is
+    /// opened that is no store; after, because a daemon that died in between made libxenstore fall back to
+    /// the device.
     pub(crate) fn check(&self) -> Result<(), PlaceError> {
         let Place::Named { variable, path } = self else { return Ok(()) };
         let kind = match std::fs::metadata(path) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! A connection to xenstored through libxenstore: its requests as safe functions.
 //!
-//! Each function makes one round trip and waits for the answer without a limit; who needs one runs the handle on a thread
-//! of its own and stops waiting for it. Errors of requests are the daemon's (or the connection's) error numbers
-//! as `io::Error`; a path or value that the protocol cannot carry is `InvalidInput`, without a request.
+//! Each function makes one round trip and waits for the answer without a limit; who needs one runs the handle
+//! on a thread of its own and stops waiting for it. Errors of requests are the daemon's (or the connection's)
+//! error numbers as `io::Error`; a path or value that the protocol cannot carry is `InvalidInput`, without a
+//! request.
 
 use crate::bindings::xenstore::{self as raw, LibXenstore};
 use crate::library::{LibraryError, libxenstore};
@@ -53,8 +54,8 @@ pub enum Access {
     Both,
 }
 
-/// One entry of a node's permissions. The first names the owner, who may do everything, and what every domain may that
-/// no later entry names.
+/// One entry of a node's permissions. The first names the owner, who may do everything, and what every domain
+/// may that no later entry names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
     /// The domain.
@@ -96,8 +97,8 @@ pub struct Xs {
     handle: NonNull<raw::xs_handle>,
 }
 
-// SAFETY: a handle is memory of the C heap, a file descriptor and mutexes; nothing in it belongs to the thread that
-// opened it. It is not Sync: libxenstore would serialise the requests, but no user needs that.
+// SAFETY: a handle is memory of the C heap, a file descriptor and mutexes; nothing in it belongs to the
+// thread that opened it. It is not Sync: libxenstore would serialise the requests, but no user needs that.
 unsafe impl Send for Xs {}
 
 impl Xs {
@@ -120,7 +121,8 @@ impl Xs {
     pub fn read(&self, transaction: Transaction, path: &str) -> io::Result<Vec<u8>> {
         let path = c_string(path)?;
         let mut length: c_uint = 0;
-        // SAFETY: the handle is open, the path is terminated, length is a valid place for the answer; all outlive the call.
+        // SAFETY: the handle is open, the path is terminated, length is a valid place for the answer; all
+        // outlive the call.
         let value =
             unsafe { self.library.xs_read(self.handle.as_ptr(), transaction.0, path.as_ptr(), &mut length) };
         let value = Allocated::new(value.cast::<u8>())?;
@@ -137,11 +139,13 @@ impl Xs {
             self.library.xs_directory(self.handle.as_ptr(), transaction.0, path.as_ptr(), &mut count)
         };
         let names = Allocated::<*mut c_char>::new(names)?;
-        // SAFETY: on success xs_directory returns `count` pointers; one allocation holds them and the strings.
+        // SAFETY: on success xs_directory returns `count` pointers; one allocation holds them and the
+        // strings.
         let pointers = unsafe { names.as_slice(count) };
         Ok(pointers
             .iter()
-            // SAFETY: each pointer is a terminated string within the allocation that `names` keeps until after this.
+            // SAFETY: each pointer is a terminated string within the allocation that `names` keeps until
+            // after this.
             .map(|name| unsafe { CStr::from_ptr(*name) }.to_string_lossy().into_owned())
             .collect())
     }
@@ -211,14 +215,15 @@ impl Xs {
         Ok(Transaction(number))
     }
 
-    /// Ends a transaction. EAGAIN from a commit means that nothing of it took effect and that it can be tried again.
+    /// Ends a transaction. EAGAIN from a commit means that nothing of it took effect and that it can be tried
+    /// again.
     pub fn transaction_end(&self, transaction: Transaction, commit: bool) -> io::Result<()> {
         // SAFETY: the handle is open; a number that the daemon does not know is answered with an error.
         answered(unsafe { self.library.xs_transaction_end(self.handle.as_ptr(), transaction.0, !commit) })
     }
 
-    /// Whether xenstored serves this domain: from the end of its building until it is gone. False, too, where the
-    /// connection is broken, which the next request then says.
+    /// Whether xenstored serves this domain: from the end of its building until it is gone. False, too, where
+    /// the connection is broken, which the next request then says.
     pub fn is_domain_introduced(&self, domid: u32) -> bool {
         // SAFETY: the handle is open.
         unsafe { self.library.xs_is_domain_introduced(self.handle.as_ptr(), domid) }
@@ -251,8 +256,8 @@ impl<T> Allocated<T> {
     /// The allocation holds `count` initialised values of T.
     unsafe fn as_slice(&self, count: c_uint) -> &[T] {
         let count = usize::try_from(count).unwrap_or(0);
-        // SAFETY: the caller's promise; malloc's memory is aligned for every type that libxenstore returns, and nobody
-        // else has this pointer.
+        // SAFETY: the caller's promise; malloc's memory is aligned for every type that libxenstore returns,
+        // and nobody else has this pointer.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr(), count) }
     }
 }
@@ -264,8 +269,8 @@ impl<T> Drop for Allocated<T> {
     }
 }
 
-/// Whether a request failed because the daemon is gone. libxenstore answers EBADF to the first request whose answer does not come, and
-/// to all that follow.
+/// Whether a request failed because the daemon is gone. libxenstore answers EBADF to the first request whose
+/// answer does not come, and to all that follow.
 pub fn connection_lost(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::EPIPE | libc::ECONNRESET))
 }
