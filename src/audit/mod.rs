@@ -208,18 +208,19 @@ fn sort(findings: &mut [Finding]) {
 pub fn security_findings(host: &Host, taken: &[Sbdf], page_size: Size) -> Vec<Finding> {
     let placed = pages::placed(host);
     let options = Options { page_size, ..Options::default() };
-    let matters = |finding: &Finding| {
-        let ours = |sbdf: &Sbdf| taken.contains(sbdf);
-        let among_us = matches!(finding.code, Code::SharedPage | Code::OverlappingBars);
-        // What only concerns virtual functions does not concern the physical one.
-        let vfs = finding.code == Code::VfBarsSmall
-            && !host.devices().any(|device| {
-                device.physfn.is_some_and(|physfn| finding.devices.contains(&physfn)) && ours(&device.sbdf)
-            });
-        finding.severity == Severity::Security
-            && !vfs
-            && finding.devices.iter().any(ours)
-            && !(among_us && finding.devices.iter().all(ours))
+    let ours = |sbdf: &Sbdf| taken.contains(sbdf);
+    let ours_of = |physical: &Sbdf| {
+        let of_it = |sbdf: &Sbdf| host.device(*sbdf).is_ok_and(|device| device.physfn == Some(*physical));
+        taken.iter().any(of_it)
+    };
+    let matters = |finding: &Finding| match finding.code {
+        _ if finding.severity < Severity::Security => false,
+        // What is wrong with virtual functions is no matter of the physical one that has them.
+        Code::VfBarsSmall => finding.devices.iter().any(ours_of),
+        Code::SharedPage | Code::OverlappingBars => {
+            finding.devices.iter().any(ours) && !finding.devices.iter().all(ours)
+        }
+        _ => finding.devices.iter().any(ours),
     };
     findings(host, &placed, &options).into_iter().filter(matters).collect()
 }
