@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use common::{Config, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
 use xen_pci_layout::address::Size;
 use xen_pci_layout::audit::{
-    Code, Finding, Options, Report, Severity, audit, changes, guest_findings, read_saved, security_findings,
+    Code, Finding, Options, Report, Severity, audit, changes, device_findings, guest_findings, read_saved,
+    security_findings,
 };
 use xen_pci_layout::pci::Sbdf;
 use xen_pci_layout::source::host::Host;
@@ -438,4 +439,13 @@ fn a_guest_is_refused_for_its_devices_neighbours() {
     guest.devices.extend([1, 2, 3].map(taken));
     let found: Vec<Code> = guest_findings(&guest, Some(&host)).iter().map(|finding| finding.code).collect();
     assert_eq!(found, [Code::UnalignedBar; 3], "together they endanger nobody, but three are mapped wrongly");
+
+    let joins = |function: u8, beside: &[Sbdf]| -> Vec<Code> {
+        let found = device_findings(&[taken(function)], beside, Size::FRAME, Some(&host));
+        found.iter().map(|finding| finding.code).collect()
+    };
+    let others = [1, 2, 3].map(|function| sbdf(&format!("00:05.{function}")));
+    assert_eq!(joins(0, &[]), [Code::SharedPage]);
+    assert_eq!(joins(0, &others[..2]), [Code::SharedPage], "one of the sharers is elsewhere");
+    assert_eq!(joins(0, &others), [], "all that share are in the same guest");
 }

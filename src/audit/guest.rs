@@ -13,12 +13,28 @@ use crate::source::host::Host;
 /// What a description says of its devices (`host_address`) is enough to see BARs that do not start a page of the
 /// guest's `page_size`; what they share pages with only the host tells.
 pub fn guest_findings(guest: &Guest, host: Option<&Host>) -> Vec<Finding> {
-    let unaligned = guest.devices.iter().filter_map(|device| unaligned(device, guest.page_size, host));
-    let mut found: Vec<Finding> = unaligned.collect();
+    device_findings(&guest.devices, &[], guest.page_size, host)
+}
+
+/// The same of devices that join those which the guest has from the host already, `beside` them.
+pub fn device_findings(
+    devices: &[Device],
+    beside: &[Sbdf],
+    page_size: Size,
+    host: Option<&Host>,
+) -> Vec<Finding> {
+    let mut found: Vec<Finding> =
+        devices.iter().filter_map(|device| unaligned(device, page_size, host)).collect();
     if let Some(host) = host {
-        let taken: Vec<Sbdf> = guest.devices.iter().filter_map(|device| device.host).collect();
-        let others = security_findings(host, &taken, guest.page_size);
-        found.extend(others.into_iter().filter(|finding| finding.code != Code::UnalignedBar));
+        let joining: Vec<Sbdf> = devices.iter().filter_map(|device| device.host).collect();
+        let together: Vec<Sbdf> = joining.iter().chain(beside).copied().collect();
+        let about_them = |finding: &Finding| match finding.code {
+            // Said above already, and what is wrong with those that are there is not asked.
+            Code::UnalignedBar => false,
+            Code::VfBarsSmall => true,
+            _ => finding.devices.iter().any(|sbdf| joining.contains(sbdf)),
+        };
+        found.extend(security_findings(host, &together, page_size).into_iter().filter(about_them));
     }
     super::sort(&mut found);
     found

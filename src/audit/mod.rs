@@ -19,7 +19,7 @@ mod sriov;
 pub use compare::{SavedAuditError, changes, read_saved};
 pub(crate) use finding::list;
 pub use finding::{BarPlace, Code, Finding, Page, Remedy, Severity};
-pub use guest::guest_findings;
+pub use guest::{device_findings, guest_findings};
 
 use std::collections::BTreeSet;
 

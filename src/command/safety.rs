@@ -7,6 +7,7 @@ use super::Failure;
 use crate::audit::{self, Finding};
 use crate::guest::Guest;
 use crate::layout::{Blocking, Code, Refusal, Warning};
+use crate::pci::Device;
 use crate::source::host::Host;
 
 /// Which security findings the caller takes upon himself.
@@ -34,17 +35,21 @@ impl Safety {
     ) -> Result<Vec<Warning>, Failure> {
         let mut found = audit::guest_findings(guest, host);
         found.retain(|finding| !(maps_containing_page && finding.code == audit::Code::UnalignedBar));
+        Ok(self.accept(&guest.devices, found)?)
+    }
+
+    fn accept(&self, devices: &[Device], found: Vec<Finding>) -> Result<Vec<Warning>, Box<Refusal>> {
         let (accepted, refused): (Vec<Finding>, Vec<Finding>) =
             found.into_iter().partition(|finding| self.accept.contains(&finding.code));
         match refused.first() {
-            Some(finding) => Err(Failure::Refused(Box::new(refusal(guest, finding)))),
-            None => Ok(accepted.iter().map(|finding| warning(guest, finding)).collect()),
+            Some(finding) => Err(Box::new(refusal(devices, finding))),
+            None => Ok(accepted.iter().map(|finding| warning(devices, finding)).collect()),
         }
     }
 }
 
-fn refusal(guest: &Guest, finding: &Finding) -> Refusal {
-    let taken = guest.devices.iter().flat_map(|device| device.bars.iter().map(move |bar| (device, bar)));
+fn refusal(devices: &[Device], finding: &Finding) -> Refusal {
+    let taken = devices.iter().flat_map(|device| device.bars.iter().map(move |bar| (device, bar)));
     let blocking = taken.filter(|(device, bar)| {
         let place = device.host.map_or(device.bdf, |host| host.bdf);
         finding
@@ -70,9 +75,8 @@ fn refusal(guest: &Guest, finding: &Finding) -> Refusal {
     }
 }
 
-fn warning(guest: &Guest, finding: &Finding) -> Warning {
-    let about =
-        guest.devices.iter().find(|device| device.host.is_some_and(|host| finding.devices.contains(&host)));
+fn warning(devices: &[Device], finding: &Finding) -> Warning {
+    let about = devices.iter().find(|device| device.host.is_some_and(|host| finding.devices.contains(&host)));
     let message = format!("accepted as {}: {}", finding.code, finding.consequence);
     match about {
         Some(device) => Warning::about("accepted", device.bdf, message),
