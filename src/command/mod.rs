@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod plan;
 mod predict;
+mod record;
 mod replay;
 mod safety;
 #[cfg(feature = "xenstore")]
@@ -39,6 +40,7 @@ enum Command {
     Plan(plan::Plan),
     Predict(predict::Predict),
     Replay(replay::Replay),
+    Record(record::Record),
     #[cfg(feature = "xenstore")]
     Apply(apply::Apply),
     #[cfg(feature = "xenstore")]
@@ -57,6 +59,7 @@ impl CommandLine {
             Command::Plan(command) => command.run(out),
             Command::Predict(command) => command.run(out),
             Command::Replay(command) => command.run(out),
+            Command::Record(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::Apply(command) => command.run(out),
             #[cfg(feature = "xenstore")]
@@ -71,6 +74,7 @@ impl CommandLine {
             Command::Plan(command) => command.wants_json(),
             Command::Predict(command) => command.wants_json(),
             Command::Replay(command) => command.wants_json(),
+            Command::Record(_) => false,
             #[cfg(feature = "xenstore")]
             Command::Apply(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]

@@ -9,6 +9,7 @@ mod compare;
 pub mod corpus;
 pub mod directory;
 mod log;
+pub mod record;
 
 pub use compare::{Difference, differences};
 pub use log::{bar_differences, guest_differences, guest_of, log_differences};

@@ -8,6 +8,7 @@ pub mod hvmloader_log;
 pub mod libxl_json;
 mod lspci;
 mod platform;
+pub mod qmp;
 pub mod running_xen;
 mod sysfs;
 pub mod xl_cfg;

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! A running guest's device model, asked over libxl's own QMP socket.
+//!
+//! QEMU serves one client at a time on that socket, and libxl connects for every command of its own. So the lock that
+//! libxl takes is taken first (libxl_internal.c, libxl__ev_qmplock_init), one question is asked, and all is let go.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::BufReader;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use qapi::{ExecuteError, Qmp, Stream, qmp};
+
+use crate::xenstore::Domid;
+
+/// Where libxl has its sockets (XEN_RUN_DIR).
+const RUN_DIR: &str = "/var/run/xen";
+/// Where libxl has its lock files (XEN_LIB_DIR).
+const LIB_DIR: &str = "/var/lib/xen";
+/// How long libxl or QEMU may keep us waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a device model gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The lock file cannot be opened or locked.
+    #[error("cannot lock {}: {problem}", .file.display())]
+    Lock {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        problem: std::io::Error,
+    },
+    /// Somebody else keeps the lock.
+    #[error("{}: libxl has kept this lock for {} seconds, it is busy with the guest", .file.display(), PATIENCE.as_secs())]
+    Busy {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The socket cannot be reached.
+    #[error("cannot reach the guest's QEMU at {}: {problem}", .socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system says.
+        problem: std::io::Error,
+    },
+    /// QEMU did not answer, or refused.
+    #[error("the guest's QEMU at {}: {problem}", .socket.display())]
+    Answer {
+        /// The socket.
+        socket: PathBuf,
+        /// What came instead.
+        problem: ExecuteError,
+    },
+}
+
+/// One guest's device model.
+#[derive(Clone, Debug)]
+pub struct DeviceModel {
+    socket: PathBuf,
+    lock: PathBuf,
+}
+
+impl DeviceModel {
+    /// The device model of a guest with that number and UUID (as libxl writes it, with hyphens).
+    pub fn of(domid: Domid, uuid: &str) -> Self {
+        Self {
+            socket: Path::new(RUN_DIR).join(format!("qmp-libxl-{domid}")),
+            lock: Path::new(LIB_DIR).join(format!("userdata-l.{domid}.{uuid}.qmp-socket-lock")),
+        }
+    }
+
+    /// The buses, every function on them and where its BARs are (`query-pci`).
+    ///
+    /// # Errors
+    ///
+    /// That the lock is not to be had, or that QEMU does not answer.
+    pub fn query_pci(&self) -> Result<Vec<qmp::PciInfo>, QmpError> {
+        // Held until the connection below is closed: it is dropped last.
+        let _lock = self.take_lock()?;
+        let connect = |problem| QmpError::Connect { socket: self.socket.clone(), problem };
+        let stream = UnixStream::connect(&self.socket).map_err(connect)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(connect)?;
+        let answer = |problem| QmpError::Answer { socket: self.socket.clone(), problem };
+        let mut session = Qmp::new(Stream::new(BufReader::new(&stream), &stream));
+        session.handshake().map_err(answer)?;
+        session.execute(&qmp::query_pci {}).map_err(answer)
+    }
+
+    /// Locks as libxl does: the file may be removed by whoever had the lock, and is then made anew.
+    fn take_lock(&self) -> Result<File, QmpError> {
+        let problem = |problem| QmpError::Lock { file: self.lock.clone(), problem };
+        let until = Instant::now().checked_add(PATIENCE);
+        loop {
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.lock);
+            let file = file.map_err(problem)?;
+            match file.try_lock() {
+                Ok(()) if self.is_current(&file) => return Ok(file),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(problem(error)),
+            }
+            if until.is_none_or(|until| Instant::now() >= until) {
+                return Err(QmpError::Busy { file: self.lock.clone() });
+            }
+            std::thread::sleep(LOCK_RETRY);
+        }
+    }
+
+    /// Whether an open file is still the one at the lock's path.
+    fn is_current(&self, file: &File) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let (open, named) = (file.metadata(), std::fs::metadata(&self.lock));
+        open.ok().zip(named.ok()).is_some_and(|(open, named)| identity(open) == identity(named))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_and_lock_are_where_libxl_has_them() {
+        let model = DeviceModel::of(Domid::new(7).unwrap(), "c079bbf0-e4c8-11f1-b121-0538544e0f35");
+        assert_eq!(model.socket, Path::new("/var/run/xen/qmp-libxl-7"));
+        assert_eq!(
+            model.lock,
+            Path::new("/var/lib/xen/userdata-l.7.c079bbf0-e4c8-11f1-b121-0538544e0f35.qmp-socket-lock")
+        );
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_under_us_is_taken_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let model =
+            DeviceModel { socket: directory.path().join("socket"), lock: directory.path().join("lock") };
+        let old = model.take_lock().unwrap();
+        std::fs::remove_file(&model.lock).unwrap();
+        assert!(!model.is_current(&old));
+        let new = model.take_lock().unwrap();
+        assert!(model.is_current(&new));
+        drop(new);
+        let error = model.query_pci().unwrap_err().to_string();
+        assert!(error.contains("cannot reach the guest's QEMU"), "{error}");
+    }
+}
