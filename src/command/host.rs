@@ -20,6 +20,11 @@ pub struct HostArguments {
 }
 
 impl HostArguments {
+    /// Whether the command line says which host.
+    pub fn is_named(&self) -> bool {
+        self.host.is_some() || self.lspci.is_some()
+    }
+
     /// Reads the host.
     pub fn load(&self) -> Result<Host, Failure> {
         match (&self.host, &self.lspci) {

@@ -146,7 +146,7 @@ impl Replay {
     fn recording(&self, out: &mut dyn Write, report: &mut Report, path: &Path) -> Result<(), Failure> {
         let input = |error: &dyn std::fmt::Display| Failure::Input(error.to_string());
         let recording = Recording::read(path).map_err(|error| input(&error))?;
-        let loaded = GuestArguments { guest: recording.configuration.clone() }.load()?;
+        let loaded = GuestArguments::on(recording.configuration.clone(), recording.host.clone()).load()?;
         let mut guest = loaded.guest;
         for (name, value) in &recording.loader_keys {
             guest.xenstore.insert(format!("hvmloader/{name}"), value.clone());

@@ -5,7 +5,7 @@
 //! guest gives the same configuration from either. What libxl adds by itself (defaults, devices, the memory layout) is
 //! the work of [`super::domain`].
 
-use crate::address::Size;
+use crate::address::{Range, Size};
 use crate::pci::Sbdf;
 
 /// A domain's type.
@@ -135,6 +135,8 @@ pub struct UsbController {
     pub kind: UsbControllerKind,
     /// 1 (UHCI), 2 (EHCI) or 3 (xHCI); 0 for libxl's default, 2.
     pub version: i64,
+    /// How many ports it is to have.
+    pub ports: Option<usize>,
 }
 
 /// What of a libxl domain configuration decides about a guest's PCI layout.
@@ -164,6 +166,8 @@ pub struct DomainConfig {
     pub rdm_strategy: RdmStrategy,
     /// What happens where that meets RAM; libxl's default is relaxed.
     pub rdm_policy: Option<RdmPolicy>,
+    /// The reserved memory that libxl has found for it already: a running domain's configuration holds it.
+    pub rdm_found: Vec<(Range, RdmPolicy)>,
     /// RAM gives way to reserved memory above this address (`rdm_mem_boundary=`); libxl's default is 2 GiB.
     pub rdm_boundary: Option<Size>,
     /// The video card.
@@ -232,6 +236,7 @@ impl DomainConfig {
             pci: Vec::new(),
             rdm_strategy: RdmStrategy::default(),
             rdm_policy: None,
+            rdm_found: Vec::new(),
             rdm_boundary: None,
             vga: Vga::default(),
             nics: Vec::new(),

@@ -2,12 +2,14 @@
 //! Where guests and devices come from.
 
 pub mod description;
+pub mod domain;
 pub mod domain_config;
 pub mod host;
 pub mod hvmloader_log;
 pub mod libxl_json;
 mod lspci;
 mod platform;
+pub mod qemu_devices;
 pub mod qmp;
 pub mod running_xen;
 mod sysfs;

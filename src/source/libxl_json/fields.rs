@@ -49,6 +49,7 @@ pub(super) struct Domain {
     pub(super) disks: Vec<DiskFields>,
     pub(super) nics: Vec<NicFields>,
     pub(super) pcidevs: Vec<PciFields>,
+    pub(super) rdms: Vec<FoundRdmFields>,
     pub(super) usbctrls: Vec<UsbctrlFields>,
     pub(super) usbdevs: Vec<UsbdevFields>,
 }
@@ -155,9 +156,18 @@ pub(super) struct PciFields {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(super) struct FoundRdmFields {
+    pub(super) start: u64,
+    pub(super) size: u64,
+    pub(super) policy: Word,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct UsbctrlFields {
     pub(super) r#type: Word,
     pub(super) version: i64,
+    pub(super) ports: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -176,7 +186,7 @@ impl Default for UsbdevFields {
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "",
-        "domid rdms dtdevs vfbs vkbs vtpms p9s pvcallsifs vdispls vsnds channels virtios on_poweroff \
+        "domid dtdevs vfbs vkbs vtpms p9s pvcallsifs vdispls vsnds channels virtios on_poweroff \
          on_reboot on_watchdog on_crash on_soft_reset",
     ),
     (
@@ -235,7 +245,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
          colo_filter_sec_redirector1_indev colo_filter_sec_redirector1_outdev colo_filter_sec_rewriter0_queue \
          colo_checkpoint_host colo_checkpoint_port",
     ),
-    ("usbctrls.", "devid ports backend_domid backend_domname"),
+    ("usbctrls.", "devid backend_domid backend_domname"),
     ("usbdevs.", "port type type.hostdev"),
 ];
 

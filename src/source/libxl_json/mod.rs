@@ -15,7 +15,7 @@ use super::domain_config::{
     Disk, DomainConfig, DomainKind, HostDeviceName, HostPci, Nic, Passthrough, RdmPolicy, RdmStrategy,
     UsbController, UsbControllerKind, Vga,
 };
-use crate::address::Size;
+use crate::address::{Address, Range, Size};
 use crate::layout::Warning;
 use crate::pci::{Bdf, Sbdf};
 
@@ -43,10 +43,16 @@ pub enum LibxlJsonError {
     },
 }
 
-/// Whether a JSON object is a domain configuration, or holds one as `xl list -l` does.
-pub fn is_domain(value: &serde_json::Value) -> bool {
-    let has = |value: &serde_json::Value| value.get("c_info").is_some() || value.get("b_info").is_some();
-    has(value) || value.get("config").is_some_and(has)
+/// Whether a JSON text is a domain configuration, a list of domains, or was meant to be: what is cut off or malformed is
+/// told by its keys.
+pub fn is_domain(text: &str) -> bool {
+    let has = |value: &serde_json::Value| {
+        value.get("c_info").or(value.get("b_info")).or(value.get("config")).is_some()
+    };
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) => value.is_array() || has(&value),
+        Err(_) => text.contains("\"c_info\"") || text.contains("\"b_info\""),
+    }
 }
 
 /// Reads a domain configuration.
@@ -137,7 +143,7 @@ const POLICIES: [(&str, Option<RdmPolicy>); 3] =
     [("strict", Some(RdmPolicy::Strict)), ("relaxed", Some(RdmPolicy::Relaxed)), ("invalid", None)];
 
 fn convert(domain: Domain, warnings: &mut Vec<Warning>) -> Result<DomainConfig, LibxlJsonError> {
-    let Domain { c_info, b_info, disks, nics, pcidevs, usbctrls, usbdevs, .. } = domain;
+    let Domain { c_info, b_info, disks, nics, pcidevs, rdms, usbctrls, usbdevs, .. } = domain;
     let hvm = b_info.hvm;
     let kinds = [("hvm", DomainKind::Hvm), ("pv", DomainKind::Pv), ("pvh", DomainKind::Pvh)];
     let from_b_info = choose("b_info.type", &b_info.r#type, &kinds, DomainKind::Pv)?;
@@ -205,6 +211,15 @@ fn convert(domain: Domain, warnings: &mut Vec<Warning>) -> Result<DomainConfig, 
     for (index, device) in pcidevs.into_iter().enumerate() {
         config.pci.push(host_device(&format!("pcidevs[{index}]"), device, warnings)?);
     }
+    for (index, found) in rdms.into_iter().enumerate() {
+        let place = format!("rdms[{index}]");
+        let range = Range::sized(Address::new(found.start), Size::new(found.size))
+            .ok_or_else(|| wrong(&place, "ends above 64 bits"))?;
+        // "invalid" is what libxl marks a range with that it has dropped.
+        if let Some(policy) = choose(&place, &found.policy, &POLICIES, None)? {
+            config.rdm_found.push((range, policy));
+        }
+    }
     for (index, controller) in usbctrls.into_iter().enumerate() {
         let kinds = [
             ("auto", UsbControllerKind::Auto),
@@ -214,7 +229,11 @@ fn convert(domain: Domain, warnings: &mut Vec<Warning>) -> Result<DomainConfig, 
         ];
         let place = format!("usbctrls[{index}].type");
         let kind = choose(&place, &controller.r#type, &kinds, UsbControllerKind::Auto)?;
-        config.usb_controllers.push(UsbController { kind, version: controller.version });
+        config.usb_controllers.push(UsbController {
+            kind,
+            version: controller.version,
+            ports: (controller.ports != 0).then_some(controller.ports),
+        });
     }
     config.usb_host_devices = usbdevs.iter().filter(|device| device.ctrl == -1).count();
     Ok(config)

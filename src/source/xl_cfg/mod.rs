@@ -287,7 +287,9 @@ fn usb(settings: &mut Settings, config: &mut DomainConfig) -> Result<(), XlCfgEr
                     }
                 }
                 Some(("version", version)) => controller.version = atoi(version),
-                Some(("ports", _)) => {}
+                Some(("ports", ports)) => {
+                    controller.ports = usize::try_from(atoi(ports)).ok().filter(|ports| *ports != 0);
+                }
                 _ => return Err(settings.error("usbctrl", format!("unknown option \"{token}\""))),
             }
         }
