@@ -55,8 +55,8 @@ fn finding(sbdf: Sbdf, bars: Vec<BarPlace>, what: String) -> Finding {
         page: None,
         consequence: format!("{sbdf} {what}: what was planned with the saved audit may not fit any more."),
         remedy: Remedy::advice(
-            "plan guests that have the device anew; if nobody changed the hardware, compare the firmware's and the kernel's \
-             settings; if the change is wanted, save this audit in place of the old one",
+            "plan guests that have the device anew; if nobody changed the hardware, compare the firmware's \
+             and the kernel's settings; if the change is wanted, save this audit in place of the old one",
         ),
     }
 }

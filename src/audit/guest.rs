@@ -58,8 +58,8 @@ fn unaligned(device: &Device, page: Size, host: Option<&Host>) -> Option<Finding
             "boot the host with this argument on the kernel's line (dom0's, not Xen's), then plan again",
         ),
         (None, None) => Remedy::advice(format!(
-            "boot the host with pci=resource_alignment={order}@ and the device's address on the host, on the kernel's line \
-             (dom0's, not Xen's), then plan again"
+            "boot the host with pci=resource_alignment={order}@ and the device's address on the host, on the \
+             kernel's line (dom0's, not Xen's), then plan again"
         )),
     };
     Some(Finding {

@@ -43,8 +43,8 @@ fn resizable(device: &HostDevice) -> Vec<Finding> {
         let (sbdf, index) = (device.sbdf, resizable.index);
         let place = BarPlace::new(sbdf, bar);
         let consequence = format!(
-            "{place} of {sbdf} could be up to {largest}: a guest's driver reaches the device's memory through a small window, \
-             which costs speed."
+            "{place} of {sbdf} could be up to {largest}: a guest's driver reaches the device's memory \
+             through a small window, which costs speed."
         );
         let mut remedy = Remedy::advice(format!(
             "switch on \"Resizable BAR\" in the host's firmware, or before the device is bound for passthrough: \
@@ -69,8 +69,8 @@ fn rom(device: &HostDevice) -> Option<Finding> {
     };
     let bars = sized.map(|bar| BarPlace::new(device.sbdf, bar)).into_iter().collect();
     let consequence = format!(
-        "The ROM of {} {why}: a guest's firmware may find no option ROM, which matters for graphics cards and booting from \
-         the device.",
+        "The ROM of {} {why}: a guest's firmware may find no option ROM, which matters for graphics cards \
+         and booting from the device.",
         device.sbdf
     );
     let remedy = Remedy::argument(

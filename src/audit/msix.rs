@@ -78,8 +78,8 @@ fn finding(host: &Host, placed: &[Placed<'_>], device: &HostDevice, page: Size) 
     neighbours.retain(|neighbour| named.insert(neighbour.clone()));
     bars.sort_unstable();
     bars.dedup();
-    let within = "within a BAR nothing can be moved: let the driver use MSI or INTx instead of MSI-X where it can, or ask \
-                  the maker for firmware that keeps the table on pages of its own";
+    let within = "within a BAR nothing can be moved: let the driver use MSI or INTx instead of MSI-X where \
+                  it can, or ask the maker for firmware that keeps the table on pages of its own";
     let remedy = if other_bars {
         let mut remedy = remedy::alignment(host, &[device.sbdf], page);
         remedy.advice = format!("{}; {within}", remedy.advice);
@@ -94,8 +94,8 @@ fn finding(host: &Host, placed: &[Placed<'_>], device: &HostDevice, page: Size) 
         bars,
         page: None,
         consequence: format!(
-            "{} of {} {} on one 4K page with {}: Xen write-protects that page and QEMU emulates it, so a guest's accesses \
-             to those registers are slow or lost.",
+            "{} of {} {} on one 4K page with {}: Xen write-protects that page and QEMU emulates it, so a \
+             guest's accesses to those registers are slow or lost.",
             list(&guarded),
             device.sbdf,
             if guarded.len() == 1 { "lies" } else { "lie" },

@@ -158,8 +158,8 @@ pub(super) fn unaligned(host: &Host, placed: &[Placed<'_>], page: Size) -> Vec<F
 /// What can happen with memory BARs that do not start a page.
 pub(super) fn unaligned_consequence(whose: impl std::fmt::Display, bars: &[BarPlace], page: Size) -> String {
     format!(
-        "{} of {whose} {} not start a {page} page: QEMU maps the page after it into the guest, which is not the device's, \
-         and the guest does not reach its registers.",
+        "{} of {whose} {} not start a {page} page: QEMU maps the page after it into the guest, which is not \
+         the device's, and the guest does not reach its registers.",
         list(bars),
         if bars.len() == 1 { "does" } else { "do" },
     )

@@ -35,8 +35,8 @@ fn unassigned(device: &HostDevice) -> Option<Finding> {
     });
     let large = bars.iter().any(|bar| bar.size.is_some_and(|size| size >= Size::new(256 << 20)));
     let advice = if large {
-        "switch on \"Above 4G Decoding\" in the host's firmware; where it has no such setting, let the kernel place the \
-         BARs anew"
+        "switch on \"Above 4G Decoding\" in the host's firmware; where it has no such setting, let the \
+         kernel place the BARs anew"
     } else {
         "let the kernel place the BARs anew, or free space by moving the card to another slot"
     };

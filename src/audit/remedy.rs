@@ -21,8 +21,8 @@ pub(super) fn alignment(host: &Host, functions: &[Sbdf], page: Size) -> Remedy {
     let devices: Vec<&HostDevice> = functions.iter().filter_map(|sbdf| host.device(*sbdf).ok()).collect();
     if devices.iter().any(|device| device.is_virtual()) {
         return Remedy::advice(
-            "a virtual function's place follows from its physical function's VF BARs, and no kernel argument moves it: \
-             pass through the whole physical function, or use a device whose VF BARs fill pages",
+            "a virtual function's place follows from its physical function's VF BARs, and no kernel argument \
+             moves it: pass through the whole physical function, or use a device whose VF BARs fill pages",
         );
     }
     let small: Vec<&HostDevice> =
@@ -92,9 +92,9 @@ fn cost(small: &[&HostDevice], page: Size) -> String {
     };
     let grown: Vec<String> = small.iter().map(grown).collect();
     format!(
-        "these BARs show as {page} to the host's drivers and to the guest ({}): a driver that looks for registers from a \
-         BAR's end, or checks its size, fails; raising the start alone would keep the sizes, but Linux has no argument \
-         for that",
+        "these BARs show as {page} to the host's drivers and to the guest ({}): a driver that looks for \
+         registers from a BAR's end, or checks its size, fails; raising the start alone would keep the \
+         sizes, but Linux has no argument for that",
         grown.join("; ")
     )
 }

@@ -83,8 +83,8 @@ fn no_address(device: &HostDevice, sriov: &SrIov) -> Option<Finding> {
         ),
         Remedy::argument(
             "pci=realloc",
-            "switch on SR-IOV support (and \"Above 4G Decoding\") in the host's firmware; where it has no such setting, \
-             let the kernel place the BARs anew",
+            "switch on SR-IOV support (and \"Above 4G Decoding\") in the host's firmware; where it has no \
+             such setting, let the kernel place the BARs anew",
         ),
     ))
 }
@@ -115,8 +115,9 @@ fn memory_enable(device: &HostDevice) -> Option<Finding> {
         Severity::Note,
         device,
         format!(
-            "{} is a virtual function: its BAR registers and its memory enable bit are hard-wired to 0 on the host, and \
-             QEMU emulates both, so the guest's firmware has to place its BARs and switch them on.",
+            "{} is a virtual function: its BAR registers and its memory enable bit are hard-wired to 0 on \
+             the host, and QEMU emulates both, so the guest's firmware has to place its BARs and switch them \
+             on.",
             device.sbdf
         ),
         Remedy::advice("nothing to do: the loader sets the bit as it does for any other device"),
@@ -135,7 +136,10 @@ fn orphan(host: &Host, device: &HostDevice) -> Option<Finding> {
             Code::VfWithoutPf,
             Severity::Functional,
             device,
-            format!("{} is a virtual function {whose}: whoever has that one decides whether this one works.", device.sbdf),
+            format!(
+                "{} is a virtual function {whose}: whoever has that one decides whether this one works.",
+                device.sbdf
+            ),
             Remedy::advice(
                 "bind the physical function to its own driver on the host before the virtual one is given away; in a \
                  copied tree, copy the physical function too",

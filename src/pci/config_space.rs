@@ -221,6 +221,7 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pci::Bdf;
 
     fn image(length: usize, bytes: &[(usize, &[u8])]) -> ConfigSpace {
         let mut image = vec![0; length];
@@ -321,5 +322,36 @@ mod tests {
         let prefetchable = (Address::new(0x40_0000_0000), Address::new(0x41_0fff_ffff));
         assert_eq!(bridge.prefetchable, Some(prefetchable));
         assert_eq!(image(64, &[]).bridge(), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_an_image_says_it_is_read_to_an_end(
+            image in proptest::collection::vec(proptest::prelude::any::<u8>(), 64..=4096),
+            capability in 0x40_u8..0xff,
+            extended in proptest::sample::select(vec![0x10_u8, 0x15, 0x01]),
+        ) {
+            // Random bytes alone hardly ever name a capability that is looked for.
+            let mut image = image;
+            image[0x06] |= 0x10;
+            image[0x34] = capability;
+            image[0x0e] &= 1;
+            for (offset, byte) in [(0x100, extended), (0x101, 0), (usize::from(capability & !3), 0x11)] {
+                if let Some(place) = image.get_mut(offset) {
+                    *place = byte;
+                }
+            }
+            let config = ConfigSpace::new(image).unwrap();
+            let msix = config.msix();
+            proptest::prop_assert!(msix.is_none_or(|msix| msix.table_bar < 8 && msix.vectors <= 2048));
+            let physical = Bdf::new(255, 31, 7).unwrap();
+            let functions = config.sriov().map(|sriov| sriov.virtual_functions(physical).count());
+            proptest::prop_assert!(functions.is_none_or(|count| count <= 65535));
+            proptest::prop_assert!(config.resizable_bars().len() <= 6);
+            let _ = config.bridge();
+            for register in (0x10..0x28).step_by(4) {
+                let _ = config.bar(register);
+            }
+        }
     }
 }
