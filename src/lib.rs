@@ -54,6 +54,7 @@ pub mod address;
 pub mod audit;
 pub mod command;
 pub mod guest;
+pub mod hotplug;
 pub mod hvmloader;
 pub mod layout;
 pub mod pci;

@@ -6,12 +6,17 @@
 
 #[cfg(feature = "xenstore")]
 mod apply;
+mod attach;
 mod audit;
 mod batch;
+mod detach;
 mod guest;
 mod host;
+mod hotplug_target;
+mod layout_file;
 mod plan;
 mod predict;
+mod present;
 mod record;
 mod replay;
 mod safety;
@@ -45,6 +50,8 @@ enum Command {
     Apply(apply::Apply),
     #[cfg(feature = "xenstore")]
     Show(show::Show),
+    Attach(attach::Attach),
+    Detach(detach::Detach),
     Audit(audit::Audit),
 }
 
@@ -64,6 +71,8 @@ impl CommandLine {
             Command::Apply(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.run(out),
+            Command::Attach(command) => command.run(out),
+            Command::Detach(command) => command.run(out),
             Command::Audit(command) => command.run(out),
         }
     }
@@ -79,6 +88,8 @@ impl CommandLine {
             Command::Apply(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.wants_json(),
+            Command::Attach(command) => command.wants_json(),
+            Command::Detach(command) => command.wants_json(),
             Command::Audit(command) => command.wants_json(),
         }
     }

@@ -59,6 +59,12 @@ pub struct Layout {
     /// Every function on the guest's buses, with BARs or without: a slot that is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<LayoutDevice>,
+    /// The functions that were attached after the guest was built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hot_plugged: Vec<Bdf>,
+    /// `reserved` as it was planned, while attached devices use some of it; empty while none does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promised: Vec<Reservation>,
 }
 
 /// Memory that no BAR may touch.
@@ -227,6 +233,8 @@ impl Default for Layout {
             mtrrs: 0,
             warnings: Vec::new(),
             devices: Vec::new(),
+            hot_plugged: Vec::new(),
+            promised: Vec::new(),
         }
     }
 }

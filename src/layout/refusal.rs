@@ -38,6 +38,12 @@ pub enum Code {
     Unsafe,
     /// The input makes no sense.
     InvalidInput,
+    /// Another function sits at that address of the guest's bus, or none is free.
+    SlotTaken,
+    /// The guest has this device of the host already.
+    AlreadyAttached,
+    /// The guest does not have this device.
+    NotAttached,
     /// There is no layout to start from.
     NotStored,
     /// The surroundings failed: xenstore, QMP, sysfs, permission.

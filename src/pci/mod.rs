@@ -6,8 +6,10 @@ mod bdf;
 mod capability;
 pub mod config_space;
 mod device;
+mod present;
 
 pub use bar::{Bar, BarKind};
 pub use bdf::{Bdf, ParseBdfError, Sbdf};
 pub use capability::{BridgeRegisters, MsiX, ResizableBar, SrIov, VfBar};
 pub use device::{Device, RawRegister};
+pub use present::{PresentBar, PresentFunction};

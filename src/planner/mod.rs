@@ -9,7 +9,7 @@
 
 mod choose;
 mod demand;
-mod free_space;
+pub(crate) mod free_space;
 mod high_window;
 mod room;
 mod size_classes;

@@ -9,6 +9,7 @@ pub mod hvmloader_log;
 pub mod libxl_json;
 mod lspci;
 mod platform;
+pub mod present;
 pub mod qemu_devices;
 pub mod qmp;
 pub mod running_xen;

@@ -62,7 +62,8 @@ pub enum QmpError {
 #[derive(Clone, Debug)]
 pub struct DeviceModel {
     socket: PathBuf,
-    lock: PathBuf,
+    /// libxl's lock, where the socket is libxl's.
+    lock: Option<PathBuf>,
 }
 
 impl DeviceModel {
@@ -70,8 +71,18 @@ impl DeviceModel {
     pub fn of(domid: Domid, uuid: &str) -> Self {
         Self {
             socket: Path::new(RUN_DIR).join(format!("qmp-libxl-{domid}")),
-            lock: Path::new(LIB_DIR).join(format!("userdata-l.{domid}.{uuid}.qmp-socket-lock")),
+            lock: Some(Path::new(LIB_DIR).join(format!("userdata-l.{domid}.{uuid}.qmp-socket-lock"))),
         }
+    }
+
+    /// The QEMU behind a socket that is nobody else's.
+    pub fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), lock: None }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// The buses, every function on them and where its BARs are (`query-pci`).
@@ -81,7 +92,7 @@ impl DeviceModel {
     /// That the lock is not to be had, or that QEMU does not answer.
     pub fn query_pci(&self) -> Result<Vec<qmp::PciInfo>, QmpError> {
         // Held until the connection below is closed: it is dropped last.
-        let _lock = self.take_lock()?;
+        let _lock = self.lock.as_deref().map(take_lock).transpose()?;
         let connect = |problem| QmpError::Connect { socket: self.socket.clone(), problem };
         let stream = UnixStream::connect(&self.socket).map_err(connect)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
@@ -91,33 +102,32 @@ impl DeviceModel {
         session.handshake().map_err(answer)?;
         session.execute(&qmp::query_pci {}).map_err(answer)
     }
+}
 
-    /// Locks as libxl does: the file may be removed by whoever had the lock, and is then made anew.
-    fn take_lock(&self) -> Result<File, QmpError> {
-        let problem = |problem| QmpError::Lock { file: self.lock.clone(), problem };
-        let until = Instant::now().checked_add(PATIENCE);
-        loop {
-            let file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.lock);
-            let file = file.map_err(problem)?;
-            match file.try_lock() {
-                Ok(()) if self.is_current(&file) => return Ok(file),
-                Ok(()) | Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(problem(error)),
-            }
-            if until.is_none_or(|until| Instant::now() >= until) {
-                return Err(QmpError::Busy { file: self.lock.clone() });
-            }
-            std::thread::sleep(LOCK_RETRY);
+/// Locks as libxl does: the file may be removed by whoever had the lock, and is then made anew.
+fn take_lock(path: &Path) -> Result<File, QmpError> {
+    let problem = |problem| QmpError::Lock { file: path.to_owned(), problem };
+    let until = Instant::now().checked_add(PATIENCE);
+    loop {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(problem)?;
+        match file.try_lock() {
+            Ok(()) if is_current(path, &file) => return Ok(file),
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(problem(error)),
         }
+        if until.is_none_or(|until| Instant::now() >= until) {
+            return Err(QmpError::Busy { file: path.to_owned() });
+        }
+        std::thread::sleep(LOCK_RETRY);
     }
+}
 
-    /// Whether an open file is still the one at the lock's path.
-    fn is_current(&self, file: &File) -> bool {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let (open, named) = (file.metadata(), std::fs::metadata(&self.lock));
-        open.ok().zip(named.ok()).is_some_and(|(open, named)| identity(open) == identity(named))
-    }
+/// Whether an open file is still the one at the lock's path.
+fn is_current(path: &Path, file: &File) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, named) = (file.metadata(), std::fs::metadata(path));
+    open.ok().zip(named.ok()).is_some_and(|(open, named)| identity(open) == identity(named))
 }
 
 #[cfg(test)]
@@ -129,22 +139,22 @@ mod tests {
         let model = DeviceModel::of(Domid::new(7).unwrap(), "c079bbf0-e4c8-11f1-b121-0538544e0f35");
         assert_eq!(model.socket, Path::new("/var/run/xen/qmp-libxl-7"));
         assert_eq!(
-            model.lock,
-            Path::new("/var/lib/xen/userdata-l.7.c079bbf0-e4c8-11f1-b121-0538544e0f35.qmp-socket-lock")
+            model.lock.as_deref(),
+            Some(Path::new("/var/lib/xen/userdata-l.7.c079bbf0-e4c8-11f1-b121-0538544e0f35.qmp-socket-lock"))
         );
     }
 
     #[test]
     fn a_lock_that_was_removed_under_us_is_taken_anew() {
         let directory = tempfile::tempdir().unwrap();
-        let model =
-            DeviceModel { socket: directory.path().join("socket"), lock: directory.path().join("lock") };
-        let old = model.take_lock().unwrap();
-        std::fs::remove_file(&model.lock).unwrap();
-        assert!(!model.is_current(&old));
-        let new = model.take_lock().unwrap();
-        assert!(model.is_current(&new));
+        let lock = directory.path().join("lock");
+        let old = take_lock(&lock).unwrap();
+        std::fs::remove_file(&lock).unwrap();
+        assert!(!is_current(&lock, &old));
+        let new = take_lock(&lock).unwrap();
+        assert!(is_current(&lock, &new));
         drop(new);
+        let model = DeviceModel { socket: directory.path().join("socket"), lock: Some(lock) };
         let error = model.query_pci().unwrap_err().to_string();
         assert!(error.contains("cannot reach the guest's QEMU"), "{error}");
     }

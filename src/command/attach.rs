@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! `attach`: would this device fit into a running guest, where, and if not why.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::hotplug_target::{DeviceName, LayoutArguments};
+use super::present::PresentArguments;
+use super::{Answer, Failure, Format, HostArguments, write_json};
+use crate::hotplug;
+use crate::report;
+
+/// Ask whether a device would fit into a running guest and where; nothing that is there moves.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  xen-pci-layout attach --domid 7 3b:00.0\n  \
+              xen-pci-layout attach --domid 7 3b:00.0@6 --commit && xl pci-attach 7 3b:00.0@6\n  \
+              xen-pci-layout attach --layout layout.json device.json --format json")]
+pub struct Attach {
+    #[command(flatten)]
+    layout: LayoutArguments,
+    /// The host's device, [SSSS:]BB:SS.F[@VSLOT] in hexadecimal, or a JSON file with one element of a guest
+    /// description's devices
+    #[arg(value_name = "DEVICE")]
+    device: DeviceName,
+    #[command(flatten)]
+    host: HostArguments,
+    #[command(flatten)]
+    present: PresentArguments,
+    /// Record it, if it fits: the space is taken from then on
+    #[arg(long)]
+    commit: bool,
+    /// How to write the answer
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Attach {
+    /// Whether a failure is to be JSON.
+    pub fn wants_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Asks, records if that is wanted, and answers.
+    pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        let asked = self.device.load(&self.host)?;
+        let seen = self.layout.ask(&self.present)?;
+        let now = seen.clone();
+        let answer = self.layout.change(self.commit, move |layout| {
+            let now = now.apply(layout);
+            let device = asked.place_in(&now.layout, &now.present)?;
+            let attachment = hotplug::attach(&now.layout, &now.present, &device)?;
+            Ok((attachment.layout.clone(), (device, attachment, now.differences)))
+        })?;
+        match (&answer, self.format) {
+            (Ok((device, found, differences)), Format::Json) => {
+                let mut answer = report::hotplug::attached_json(device, found, self.commit);
+                if let Some(answer) = answer.as_object_mut() {
+                    answer.insert("addresses".to_owned(), seen.source().into());
+                    answer.insert("differences".to_owned(), serde_json::json!(differences));
+                }
+                write_json(out, &answer)?;
+            }
+            (Ok((device, found, differences)), Format::Text) => {
+                report::hotplug::attached(out, device, found, self.commit)?;
+                seen.write(out, differences)?;
+            }
+            (Err(refusal), Format::Json) => write_json(out, &report::hotplug::refused_json(refusal))?,
+            (Err(refusal), Format::Text) => report::hotplug::refused(out, refusal)?,
+        }
+        Ok(if answer.is_ok() { Answer::Yes } else { Answer::No })
+    }
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Attach and detach: against trying every placement, over long sequences, and through files.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+use proptest::prelude::*;
+use xen_pci_layout::address::{Address, Range, Size};
+use xen_pci_layout::hotplug::{self, Present};
+use xen_pci_layout::layout::{
+    Code, Layout, LayoutDevice, PlacedBar, Reservation, ReservedKind, ReservedMemory, Window, WindowKind,
+};
+use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device};
+
+const PAGE: u64 = 4096;
+const LOW: u64 = 0xf000_0000;
+const HIGH: u64 = 0x2_0000_0000;
+const IO: u64 = 0xc000;
+
+fn device(slot: u8, wishes: &[(BarKind, u64)]) -> Device {
+    let bars = wishes.iter().zip(0_u8..).map(|(&(kind, size), index)| Bar {
+        reg: 0x10 + 4 * index,
+        kind,
+        size: Size::new(size),
+        prefetch: false,
+        value: 0,
+        io16: false,
+        host_address: None,
+    });
+    Device {
+        bdf: Bdf::new(0, slot, 0).unwrap(),
+        vendor: 0x1234,
+        device: 0x5678,
+        class: 0x0200,
+        header: 0,
+        command: 0,
+        int_pin: 0,
+        int_line: 0,
+        bars: bars.collect(),
+        raw: Vec::new(),
+        bridge: None,
+        host: None,
+        model: None,
+    }
+}
+
+fn window(kind: WindowKind, start: u64, size: u64) -> Window {
+    Window { kind, start: Address::new(start), end: Address::new(start + size) }
+}
+
+/// A layout with windows of so many pages and bytes of ports.
+fn layout(low: u64, high: u64, io: u64) -> Layout {
+    let mut layout = Layout::default();
+    layout.phys_bits = 39;
+    layout.low_mem_pgend = 0x8000;
+    let windows =
+        [(WindowKind::Low, LOW, low * PAGE), (WindowKind::High, HIGH, high * PAGE), (WindowKind::Io, IO, io)];
+    layout.windows = windows
+        .into_iter()
+        .filter(|w| w.2 > 0)
+        .map(|(kind, start, size)| window(kind, start, size))
+        .collect();
+    layout
+}
+
+fn put(layout: &mut Layout, slot: u8, reg: u8, kind: BarKind, size: u64, address: u64) {
+    let bdf = Bdf::new(0, slot, 0).unwrap();
+    layout.bars.push(PlacedBar {
+        bdf,
+        reg,
+        kind,
+        size: Size::new(size),
+        prefetch: false,
+        address: Address::new(address),
+        host: None,
+    });
+    if layout.device(bdf).is_none() {
+        let (vendor, device, class) = (0x8086, 1, 0x0200);
+        layout.devices.push(LayoutDevice {
+            bdf,
+            vendor,
+            device,
+            class,
+            bridge: None,
+            host: None,
+            model: None,
+        });
+    }
+}
+
+fn attach(
+    layout: &Layout,
+    device: &Device,
+) -> Result<hotplug::Attachment, Box<xen_pci_layout::layout::Refusal>> {
+    hotplug::attach(layout, &Present::default(), device)
+}
+
+/// Which units (pages, or 4 ports) of a window are taken, without any of the program's own arithmetic on ranges.
+struct Grid {
+    start: u64,
+    unit: u64,
+    taken: Vec<bool>,
+}
+
+impl Grid {
+    fn of(layout: &Layout, kind: WindowKind) -> Self {
+        let unit = if kind == WindowKind::Io { 4 } else { PAGE };
+        let Some(window) = layout.windows.iter().find(|w| w.kind == kind) else {
+            return Self { start: 0, unit, taken: Vec::new() };
+        };
+        let (start, end) = (window.start.get(), window.end.get());
+        let mut taken = vec![false; ((end - start) / unit) as usize];
+        let bars = layout.bars.iter().filter(|bar| (bar.kind == BarKind::Io) == (kind == WindowKind::Io));
+        let bars = bars.map(|bar| (bar.address.get(), bar.size.get()));
+        let barred = layout.reserved_memory.iter().map(|memory| (memory.start.get(), memory.size.get()));
+        let barred = barred.filter(|_| kind != WindowKind::Io);
+        for (from, size) in bars.chain(barred) {
+            for (index, taken) in taken.iter_mut().enumerate() {
+                let unit_start = start + index as u64 * unit;
+                *taken |= from < unit_start + unit && unit_start < from + size;
+            }
+        }
+        Self { start, unit, taken }
+    }
+
+    fn places(&self, size: u64) -> Vec<usize> {
+        let size = size.max(self.unit);
+        let units = (size / self.unit) as usize;
+        let whole = self.taken.len().saturating_sub(units - 1);
+        let aligned = |index: &usize| (self.start + *index as u64 * self.unit).is_multiple_of(size);
+        (0..whole)
+            .filter(aligned)
+            .filter(|index| !self.taken[*index..index + units].contains(&true))
+            .collect()
+    }
+
+    fn set(&mut self, index: usize, size: u64, value: bool) {
+        let units = (size.max(self.unit) / self.unit) as usize;
+        self.taken[index..index + units].fill(value);
+    }
+}
+
+/// Tries every place for every BAR.
+fn some_placement(grids: &mut [Grid; 3], wishes: &[(BarKind, u64)]) -> bool {
+    let Some((&(kind, size), rest)) = wishes.split_first() else { return true };
+    let windows: &[usize] = match kind {
+        BarKind::Io => &[2],
+        BarKind::Mem64 => &[0, 1],
+        _ => &[0],
+    };
+    for &window in windows {
+        for place in grids[window].places(size) {
+            grids[window].set(place, size, true);
+            let found = some_placement(grids, rest);
+            grids[window].set(place, size, false);
+            if found {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn grids(layout: &Layout) -> [Grid; 3] {
+    [WindowKind::Low, WindowKind::High, WindowKind::Io].map(|kind| Grid::of(layout, kind))
+}
+
+/// That the BARs lie in their windows, aligned, on pages of their own, off reserved memory.
+fn assert_placed(before: &Layout, bars: &[PlacedBar]) {
+    let mut grids = grids(before);
+    for bar in bars {
+        let window = match bar.kind {
+            BarKind::Io => 2,
+            BarKind::Mem64 if bar.address.get() >= HIGH => 1,
+            _ => 0,
+        };
+        let grid = &mut grids[window];
+        let index = ((bar.address.get() - grid.start) / grid.unit) as usize;
+        assert!(grid.places(bar.size.get()).contains(&index), "{bar:?} in {before:#?}");
+        grid.set(index, bar.size.get(), true);
+    }
+}
+
+fn memory_kind() -> impl Strategy<Value = BarKind> {
+    prop_oneof![Just(BarKind::Mem32), Just(BarKind::Mem64), Just(BarKind::Mem64), Just(BarKind::Rom)]
+}
+
+fn wish() -> impl Strategy<Value = (BarKind, u64)> {
+    prop_oneof![
+        6 => (memory_kind(), 8_u32..16).prop_map(|(kind, bits)| (kind, 1 << bits)),
+        1 => (2_u32..7).prop_map(|bits| (BarKind::Io, 1 << bits)),
+    ]
+}
+
+/// A window's first bytes hold what is there already: pages at random, some of them reserved memory.
+fn crowded() -> impl Strategy<Value = Layout> {
+    let pages = || proptest::collection::vec(prop_oneof![3 => Just(0), 2 => Just(1), 1 => Just(2)], 0..20);
+    (pages(), pages(), 0_u64..9).prop_map(|(low, high, io)| {
+        let mut layout = layout(low.len() as u64, high.len() as u64, io * 16);
+        for (start, pages) in [(LOW, low), (HIGH, high)] {
+            for (index, what) in pages.into_iter().enumerate() {
+                let address = start + index as u64 * PAGE;
+                match what {
+                    1 => put(&mut layout, 1, 0x10, BarKind::Mem64, 256, address),
+                    2 => layout.reserved_memory.push(ReservedMemory {
+                        start: Address::new(address + 0x100),
+                        size: Size::new(0x100),
+                        what: ReservedKind::Rdm,
+                    }),
+                    _ => {}
+                }
+            }
+        }
+        layout
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The answer is yes exactly where some placement exists, and then it is one.
+    #[test]
+    fn yes_exactly_where_some_placement_exists(before in crowded(), wishes in proptest::collection::vec(wish(), 0..6)) {
+        let exists = some_placement(&mut grids(&before), &wishes);
+        match attach(&before, &device(4, &wishes)) {
+            Ok(found) => {
+                prop_assert!(exists);
+                assert_placed(&before, &found.bars);
+            }
+            Err(refusal) => {
+                prop_assert!(!exists, "{refusal:?}");
+                prop_assert!(!refusal.blocking.is_empty());
+                let blocking: Vec<_> = wishes.iter().zip(0_u8..)
+                    .filter(|(_, index)| refusal.blocking.iter().any(|bar| bar.reg == 0x10 + 4 * index))
+                    .map(|(wish, _)| *wish)
+                    .collect();
+                prop_assert!(!some_placement(&mut grids(&before), &blocking), "the blocking BARs alone do not fit");
+                for left_out in 0..blocking.len() {
+                    let mut fewer = blocking.clone();
+                    fewer.remove(left_out);
+                    prop_assert!(some_placement(&mut grids(&before), &fewer), "each of them is needed to block");
+                }
+            }
+        }
+    }
+
+    /// Over a long sequence nothing moves, every answer is right, and at the end all is as it was.
+    #[test]
+    fn a_sequence_moves_nothing_and_gives_everything_back(
+        steps in proptest::collection::vec((2_u8..9, proptest::collection::vec(wish(), 1..4)), 1..40),
+        reserved in proptest::collection::vec((any::<bool>(), 0_u64..4, 0_u32..3), 0..4),
+    ) {
+        let mut start = layout(24, 24, 128);
+        for (high, at, bits) in reserved {
+            let (window, base) = if high { (WindowKind::High, HIGH) } else { (WindowKind::Low, LOW) };
+            let size = PAGE << bits;
+            let address = base + at * 4 * PAGE;
+            let taken = |other: &Reservation| other.start.get() == address;
+            if !start.reserved.iter().any(taken) {
+                start.reserved.push(Reservation { window, start: Address::new(address), size: Size::new(size) });
+            }
+        }
+        let mut now = start.clone();
+        for (slot, wishes) in steps {
+            let wanted = device(slot, &wishes);
+            if now.device(wanted.bdf).is_some() {
+                let gone = hotplug::detach(&now, wanted.bdf).unwrap();
+                prop_assert!(gone.layout.bars.iter().all(|bar| now.bars.contains(bar)), "the others stay");
+                prop_assert_eq!(gone.layout.bars.len() + gone.bars.len(), now.bars.len());
+                now = gone.layout;
+                continue;
+            }
+            let exists = some_placement(&mut grids(&now), &wishes);
+            let answer = attach(&now, &wanted);
+            prop_assert_eq!(answer.is_ok(), exists);
+            let Ok(found) = answer else { continue };
+            assert_placed(&now, &found.bars);
+            prop_assert!(now.bars.iter().all(|bar| found.layout.bars.contains(bar)), "nothing moves");
+            let again = attach(&found.layout, &wanted).unwrap();
+            prop_assert_eq!((&again.bars, &again.forecast, &again.layout), (&found.bars, &found.forecast, &found.layout));
+            let back = hotplug::detach(&found.layout, wanted.bdf).unwrap().layout;
+            prop_assert_eq!(&back, &now, "a detach undoes an attach");
+            assert_reserved(&start, &found.layout);
+            now = found.layout;
+        }
+        for bdf in now.hot_plugged.clone() {
+            now = hotplug::detach(&now, bdf).unwrap().layout;
+        }
+        prop_assert_eq!(now, start);
+    }
+}
+
+/// What is reserved is what the BARs leave of the promise, in aligned pieces.
+fn assert_reserved(start: &Layout, now: &Layout) {
+    let pages = |layout: &Layout| {
+        let mut pages: Vec<u64> = layout
+            .reserved
+            .iter()
+            .flat_map(|r| (0..r.size.get() / PAGE).map(move |page| r.start.get() + page * PAGE))
+            .collect();
+        pages.sort_unstable();
+        pages
+    };
+    let taken = |page: &u64| {
+        let page = Range::sized(Address::new(*page), Size::FRAME).unwrap();
+        now.bars.iter().any(|bar| bar.kind.is_memory() && bar.range().unwrap().overlaps(page))
+    };
+    let left: Vec<u64> = pages(start).into_iter().filter(|page| !taken(page)).collect();
+    assert_eq!(pages(now), left);
+    for reservation in &now.reserved {
+        assert!(reservation.start.is_aligned(reservation.size.previous_power_of_two()), "{reservation:?}");
+    }
+}
+
+fn refusal(layout: &Layout, device: &Device) -> xen_pci_layout::layout::Refusal {
+    *attach(layout, device).unwrap_err()
+}
+
+#[test]
+fn a_refusal_says_what_kind_of_no_it_is() {
+    let m = 1_u64 << 20;
+    let big = device(4, &[(BarKind::Mem64, 16 << 30)]);
+    let no_window = layout(4096, 0, 0);
+    assert_eq!(refusal(&no_window, &big).code, Code::NoWindow);
+    let mut narrow = no_window.clone();
+    narrow.phys_bits = 33;
+    assert_eq!(refusal(&narrow, &big).code, Code::Width);
+    let small = layout(4096, 4096, 0);
+    let answer = refusal(&small, &big);
+    assert_eq!(answer.code, Code::DoesNotFit);
+    assert!(answer.message.contains("the high window"), "{answer:?}");
+    assert!(answer.remedy.contains("--reserve-high 16G"), "{answer:?}");
+    let mut barred = layout(4096, 0, 0);
+    barred.reserved_memory.push(ReservedMemory {
+        start: Address::new(LOW + 8 * m),
+        size: Size::new(PAGE),
+        what: ReservedKind::Rdm,
+    });
+    assert_eq!(refusal(&barred, &device(4, &[(BarKind::Mem32, 16 * m)])).code, Code::ReservedMemory);
+    assert_eq!(refusal(&no_window, &device(4, &[(BarKind::Io, 256)])).code, Code::NoWindow);
+}
+
+#[test]
+fn a_refusal_names_the_device_that_could_go() {
+    let mut now = layout(4096, 0, 0);
+    put(&mut now, 2, 0x10, BarKind::Mem32, 1 << 20, LOW);
+    let first = attach(&now, &device(4, &[(BarKind::Mem32, 8 << 20)])).unwrap().layout;
+    let answer = refusal(&first, &device(5, &[(BarKind::Mem32, 8 << 20)]));
+    assert!(answer.remedy.starts_with("detach 00:04.0 first"), "{answer:?}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_refused() {
+    let mut now = layout(64, 0, 0);
+    put(&mut now, 3, 0x10, BarKind::Mem32, PAGE, LOW);
+    assert_eq!(refusal(&now, &device(3, &[(BarKind::Mem32, PAGE)])).code, Code::SlotTaken);
+    let with = attach(&now, &device(4, &[(BarKind::Mem32, PAGE)])).unwrap().layout;
+    assert_eq!(refusal(&with, &device(4, &[(BarKind::Mem32, 2 * PAGE)])).code, Code::SlotTaken);
+    assert_eq!(hotplug::detach(&now, Bdf::new(0, 9, 0).unwrap()).unwrap_err().code, Code::NotAttached);
+}
+
+#[test]
+fn a_larger_page_keeps_devices_farther_apart() {
+    let mut now = layout(64, 0, 0);
+    now.page_size = Size::new(65536);
+    put(&mut now, 3, 0x10, BarKind::Mem32, PAGE, LOW + PAGE);
+    let found = attach(&now, &device(4, &[(BarKind::Mem32, PAGE), (BarKind::Mem32, 16)])).unwrap();
+    let places: Vec<u64> = found.bars.iter().map(|bar| bar.address.get()).collect();
+    assert_eq!(places, [LOW + 0x10000, LOW + 0x20000]);
+}
+
+#[test]
+fn behind_a_bridge_only_its_windows_count() {
+    let bridge = Bdf::new(0, 3, 0).unwrap();
+    let mut now = layout(4096, 4096, 0);
+    put(&mut now, 3, 0x10, BarKind::Mem64, 256, LOW);
+    let m = 1 << 20;
+    now.bridges.push(xen_pci_layout::layout::BridgeWindows {
+        bdf: bridge,
+        memory: Some((Address::new(LOW + 2 * m), Address::new(LOW + 3 * m))),
+        prefetchable: Some((Address::new(HIGH + 4 * m), Address::new(HIGH + 8 * m))),
+        io: None,
+    });
+    let behind = |wishes: &[(BarKind, u64)], prefetch| {
+        let mut device = device(0, wishes);
+        device.bdf = Bdf::new(1, 0, 0).unwrap();
+        device.bridge = Some(bridge);
+        device.bars.iter_mut().for_each(|bar| bar.prefetch = prefetch);
+        attach(&now, &device).map(|found| found.bars[0].address.get())
+    };
+    assert_eq!(behind(&[(BarKind::Mem64, 4 * m)], true).unwrap(), HIGH + 4 * m);
+    assert_eq!(behind(&[(BarKind::Mem64, 4 * m)], false).unwrap_err().code, Code::DoesNotFit);
+    assert_eq!(behind(&[(BarKind::Mem64, m)], false).unwrap(), LOW + 2 * m);
+    let root = attach(&now, &device(5, &[(BarKind::Mem32, 2 * m), (BarKind::Mem64, 4 * m)])).unwrap();
+    let places: Vec<u64> = root.bars.iter().map(|bar| bar.address.get()).collect();
+    assert_eq!(places, [LOW + 4 * m, HIGH], "a bridge's windows are not the root bus's");
+}
