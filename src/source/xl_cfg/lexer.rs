@@ -73,6 +73,11 @@ impl<'a> Lexer<'a> {
             let line = self.line;
             let unread = self.rest;
             let Ok(raw) = word.parse_next(&mut self.rest) else {
+                // xl's scanner drops a byte that it cannot read where that is the file's last.
+                if unread.len() == 1 {
+                    self.rest = &[];
+                    return Ok(None);
+                }
                 return Err(unreadable(unread, line));
             };
             let token = match raw {

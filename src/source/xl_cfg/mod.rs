@@ -218,6 +218,9 @@ fn rdm(settings: &mut Settings, config: &mut DomainConfig, text: &str) {
                        rdm=\"strategy=host\" and give each device its rdm_policy=";
         settings.warn_as("rdm-dropped", "rdm", message);
     } else if host {
+        let message = "xl of Xen 4.15 and later leaves the policy that goes with it to chance: give each device its \
+                       rdm_policy=";
+        settings.warn_as("rdm-policy-undefined", "rdm", message);
         config.rdm_strategy = RdmStrategy::Host;
     }
 }

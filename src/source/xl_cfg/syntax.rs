@@ -89,12 +89,12 @@ impl Parser<'_> {
             Token::Open => self.list()?,
             token => return Err(unexpected(&token, line, "a value")),
         };
-        if let Some(end) = self.lexer.next()?
-            && !matches!(end.token, Token::Newline | Token::Semicolon)
-        {
-            return Err(unexpected(&end.token, end.line, "the end of the line"));
-        }
-        self.store(Setting { name, value, added, line })
+        let end_line = match self.lexer.next()? {
+            None => self.lexer.line(),
+            Some(Word { token: Token::Newline | Token::Semicolon, line }) => line,
+            Some(end) => return Err(unexpected(&end.token, end.line, "the end of the line")),
+        };
+        self.store(Setting { name, value, added, line }, end_line)
     }
 
     /// The rest of a list whose `[` is read. Lists in it wait on a stack of ours, not on the thread's.
@@ -136,7 +136,7 @@ impl Parser<'_> {
         }
     }
 
-    fn store(&mut self, mut setting: Setting) -> Result<(), SyntaxError> {
+    fn store(&mut self, mut setting: Setting, end_line: usize) -> Result<(), SyntaxError> {
         let previous = self.settings.iter().position(|other| other.name == setting.name);
         if let Some(previous) = previous.map(|index| self.settings.remove(index))
             && setting.added
@@ -152,7 +152,7 @@ impl Parser<'_> {
                         "{}: \"+=\" cannot add a list to a string or a string to a list",
                         setting.name
                     );
-                    return Err(SyntaxError::new(setting.line, problem));
+                    return Err(SyntaxError::new(end_line, problem));
                 }
             };
         }
@@ -241,6 +241,7 @@ mod tests {
         assert_eq!(error("a='x\n'"), "line 1: this string has no end on its line");
         assert_eq!(error("a=1 # no newline"), "line 1: a comment needs a newline after it");
         assert_eq!(error("a=1\r\n"), "line 1: carriage return: lines end with a newline alone");
+        assert!(parse(b"a=1 +").is_ok(), "xl does not notice a byte that nothing follows");
         assert_eq!(error("import os\n"), "line 1: \"os\" where \"=\" should be");
         assert_eq!(error("a=f(1)\n"), "line 1: \"f\" where a value should be");
         assert_eq!(error("a=1+1\n"), "line 1: \"+1\": looks like Python, which xl does not run");
