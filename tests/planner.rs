@@ -300,6 +300,24 @@ proptest! {
     }
 
     #[test]
+    fn a_layout_planned_again_is_the_same_and_a_device_more_moves_nothing_that_can_stay(
+        guest in any_guest(), extra in any_bar()
+    ) {
+        let Ok(first) = plan(&guest, &Options::default()) else { return Ok(()) };
+        let keep = Options { keep: Some(Box::new(first.clone())), ..Options::default() };
+        let again = plan(&guest, &keep).unwrap();
+        prop_assert_eq!(&again.bars, &first.bars);
+        let mut more = guest.clone();
+        more.devices.push(device(31, vec![bar(0x10, extra.0, extra.1)]));
+        if let Ok(fresh) = plan(&more, &Options::default()) {
+            let kept = plan(&more, &keep).unwrap();
+            prop_assert_eq!(check(&more, &kept), []);
+            let moved = |layout: &Layout| first.bars.iter().filter(|bar| !layout.bars.contains(bar)).count();
+            prop_assert!(moved(&kept) <= moved(&fresh));
+        }
+    }
+
+    #[test]
     fn the_order_of_devices_does_not_matter(guest in any_guest(), seed in any::<u64>()) {
         let mut other = guest.clone();
         let mut state = seed | 1;

@@ -44,7 +44,7 @@ impl Apply {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         let loaded = self.guest.load()?;
         let store = Store::open()?;
-        let mut options = self.choices.options();
+        let mut options = self.choices.options()?;
         if self.built {
             options = Options { built_hole: Some(self.built_hole(&store, &loaded.guest)?), ..options };
         }

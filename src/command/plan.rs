@@ -2,12 +2,13 @@
 //! `plan`: the layout this program chooses.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::guest::LoadedGuest;
 use super::safety::Safety;
-use super::{Answer, Failure, GuestArguments, batch, write_json};
+use super::{Answer, Failure, GuestArguments, batch, layout_file, write_json};
 use crate::address::Size;
 use crate::guest::Guest;
 use crate::layout::{Layout, check};
@@ -49,19 +50,24 @@ pub struct Choices {
     maps_containing_page: bool,
     #[command(flatten)]
     safety: Safety,
+    /// An earlier layout of this guest (layout/1): move nothing of it that can stay
+    #[arg(long, value_name = "LAYOUT")]
+    keep: Option<PathBuf>,
 }
 
 impl Choices {
     /// The planner's options for them.
-    pub fn options(&self) -> Options {
+    pub fn options(&self) -> Result<Options, Failure> {
+        let keep = self.keep.as_deref().map(layout_file::read).transpose()?.map(Box::new);
         let high_above = if self.all_high { Some(Size::ZERO) } else { self.high_above };
-        Options {
+        Ok(Options {
             resize_hole: self.resize_hole,
             high_above,
             maps_containing_page: self.maps_containing_page,
             accept_unaligned: self.safety.accepts_unaligned(),
+            keep,
             ..Options::default()
-        }
+        })
     }
 
     /// The layout of a guest whose devices are safe with it, with what had to be assumed about it, and what was accepted
@@ -98,7 +104,7 @@ impl Plan {
     /// Plans and writes the layout.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
-            let options = self.choices.options();
+            let options = self.choices.options()?;
             return batch::run(&self.guest, out, |guest| {
                 let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
                 let mut layout = checked_plan(guest, &options)?;
@@ -106,7 +112,7 @@ impl Plan {
                 Ok((layout, Answer::Yes))
             });
         }
-        let layout = self.choices.layout_of(self.guest.load()?, &self.choices.options())?;
+        let layout = self.choices.layout_of(self.guest.load()?, &self.choices.options()?)?;
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => report::text::layout(out, &layout)?,

@@ -60,9 +60,14 @@ fn first_room(guest: &Guest, demand: &Demand, mut holes: RangeInclusive<u64>) ->
 
 /// The layout, if there is one.
 pub fn layout(guest: &Guest, options: &Options) -> Option<Layout> {
-    let mut demand = Demand::of(guest, options);
-    let io = io_places(&demand)?;
+    let demand = Demand::of(guest, options);
     let holes = holes(guest, options, &demand);
+    layout_in(guest, demand, holes)
+}
+
+/// The layout under one of `holes`, if there is one.
+pub fn layout_in(guest: &Guest, mut demand: Demand, holes: RangeInclusive<u64>) -> Option<Layout> {
+    let io = io_places(&demand)?;
     let room = first_room(guest, &demand, holes.clone())?;
     let smallest = room.hole;
     let mut best = arrange(guest, &demand, room)?;
@@ -108,7 +113,9 @@ impl Arrangement {
 /// Decides, for a room that has place for everything, what goes up and where the windows are.
 fn arrange(guest: &Guest, demand: &Demand, room: Room) -> Option<Arrangement> {
     let up = fewest_up(&room, demand)?;
+    let kept = demand.pinned().map(|(_, block)| block).filter(|block| block.start() >= Address::FOUR_GIB);
     let content = Content {
+        kept: high_window::around(kept),
         blocks: up.with(&demand.high),
         odd: demand.odd_high(),
         spare: if guest.takes_host_devices() && demand.reserve_high.is_zero() {
@@ -151,9 +158,12 @@ fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range
         return (widest, count(widest));
     }
     let left = demand.low.with(&demand.either.without(up));
+    let kept = demand.pinned().map(|(_, block)| block.start());
+    let lowest_kept = kept.filter(|start| *start >= widest.start()).min();
     let raised =
         (13..=28).filter_map(|bit| Range::new(widest.start().align_up(Size::new(1 << bit))?, widest.end()));
-    let good = raised.filter(|low| count(*low) <= VARIABLE_MTRRS).find(|low| {
+    let affordable = raised.filter(|low| count(*low) <= VARIABLE_MTRRS);
+    let good = affordable.filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept)).find(|low| {
         let inside = room.low.within(*low);
         match demand.odd_low() {
             None => left.fit(&inside),
@@ -167,8 +177,19 @@ fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range
 /// Where each I/O BAR goes, by index into the demand.
 fn io_places(demand: &Demand) -> Option<Vec<(usize, Address)>> {
     let mut free = FreeSpace::new(Range::new(IO_WINDOW.0, IO_WINDOW.1), []);
+    for (_, block) in demand.pinned().filter(|(wanted, _)| wanted.zone == Zone::Io) {
+        if !free.contains(block) {
+            return None;
+        }
+        free.remove(block);
+    }
     let ports = demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Io);
-    ports.map(|(index, wanted)| Some((index, free.take_run(wanted.block, 1)?.0))).collect()
+    ports
+        .map(|(index, wanted)| match wanted.pinned {
+            Some(address) => Some((index, address)),
+            None => Some((index, free.take_run(wanted.block, 1)?.0)),
+        })
+        .collect()
 }
 
 /// A block to be placed: a BAR by its index, or a reservation.
@@ -204,7 +225,7 @@ type Blocks = Vec<(Size, Block)>;
 fn divide(demand: &Demand, up: &SizeClasses) -> (Blocks, Blocks) {
     let (mut low, mut high) = (Vec::new(), Vec::new());
     let mut up = up.clone();
-    for (index, wanted) in demand.wanted.iter().enumerate() {
+    for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.pinned.is_none()) {
         let block = (wanted.block, Block::Bar(index));
         match wanted.zone {
             Zone::Low => low.push(block),
@@ -228,6 +249,9 @@ fn divide(demand: &Demand, up: &SizeClasses) -> (Blocks, Blocks) {
 /// Places every block and writes the layout down.
 fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layout> {
     let (low_blocks, high_blocks) = divide(&demand, &chosen.up);
+    for wanted in &mut demand.wanted {
+        wanted.address = wanted.pinned.unwrap_or(wanted.address);
+    }
     let mut layout = Layout::default();
 
     let mut free = chosen.room.low.within(chosen.low_window);
@@ -253,7 +277,9 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
             None => high_window::around(high_blocks_placed(&layout, &demand.wanted))?,
         };
         layout.windows.push(window(WindowKind::High, range));
-    } else if !high_blocks.is_empty() {
+    } else if demand.wanted.iter().any(|wanted| wanted.address >= Address::FOUR_GIB)
+        || !high_blocks.is_empty()
+    {
         return None;
     }
     if demand.wanted.iter().any(|wanted| wanted.zone == Zone::Io) {
@@ -269,6 +295,28 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
 
 fn no_windows(bridge: &Device) -> BridgeWindows {
     BridgeWindows { bdf: bridge.bdf, memory: None, prefetchable: None, io: None }
+}
+
+/// Places what lies in a bridge's window: what has a place there keeps it, if the rest then still fits.
+fn place_inside(window: Range, inside: &mut [Wanted]) -> Option<()> {
+    let mut all_fit = |keep: bool| {
+        let mut free = FreeSpace::new(Some(window), []);
+        let pin = |wanted: &Wanted| Range::sized(wanted.pinned.filter(|_| keep)?, wanted.block);
+        for wanted in inside.iter_mut() {
+            if let Some(block) = pin(wanted).filter(|block| free.contains(*block)) {
+                free.remove(block);
+                wanted.address = block.start();
+            } else {
+                wanted.pinned = None;
+            }
+        }
+        inside.iter_mut().filter(|wanted| wanted.pinned.is_none()).all(|wanted| {
+            let place = free.take_run(wanted.block, 1);
+            wanted.address = place.map_or(Address::ZERO, |(address, _)| address);
+            place.is_some()
+        })
+    };
+    (all_fit(true) || all_fit(false)).then_some(())
 }
 
 /// Writes down the placed blocks of a bus, and places what lies inside a bridge's window.
@@ -289,10 +337,7 @@ fn lay_down(layout: &mut Layout, wanted: Vec<Wanted>) -> Option<()> {
                     BridgeWindow::Prefetchable => bridge.prefetchable = bounds,
                     BridgeWindow::Io => bridge.io = bounds,
                 }
-                let mut free = FreeSpace::new(Some(range), []);
-                for wanted in &mut inside {
-                    wanted.address = free.take_run(wanted.block, 1)?.0;
-                }
+                place_inside(range, &mut inside)?;
                 lay_down(layout, inside)?;
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Options;
 use super::size_classes::SizeClasses;
-use crate::address::{Address, Size};
+use crate::address::{Address, Range, Size};
 use crate::guest::Guest;
 use crate::layout::PlacedBar;
 use crate::pci::{Bar, BarKind, Bdf, Device};
@@ -38,6 +38,8 @@ pub struct Wanted {
     pub zone: Zone,
     /// Where it goes: filled in when it is placed.
     pub address: Address,
+    /// Where it is to stay, because an earlier layout has it there.
+    pub pinned: Option<Address>,
     /// What it is for.
     pub content: Content,
 }
@@ -89,25 +91,45 @@ impl Demand {
         for device in &guest.devices {
             buses.entry(device.bridge).or_default().push(device);
         }
-        let mut demand = Self { wanted: on_bus(guest, options, &buses, None), ..Self::default() };
-        for wanted in &demand.wanted {
+        let pages = |size: Size| size.round_up(guest.page_size).unwrap_or(size);
+        let mut demand = Self {
+            wanted: on_bus(guest, options, &buses, None),
+            reserve_low: pages(guest.reserve.low),
+            reserve_high: pages(guest.reserve.high),
+            ..Self::default()
+        };
+        demand.count();
+        demand
+    }
+
+    /// Counts what has to find a place.
+    fn count(&mut self) {
+        (self.low, self.either, self.high) = Default::default();
+        for wanted in self.wanted.iter().filter(|wanted| wanted.pinned.is_none()) {
             match wanted.zone {
-                Zone::Low => demand.low.add(wanted.block, 1),
-                Zone::Either => demand.either.add(wanted.block, 1),
-                Zone::High => demand.high.add(wanted.block, 1),
+                Zone::Low => self.low.add(wanted.block, 1),
+                Zone::Either => self.either.add(wanted.block, 1),
+                Zone::High => self.high.add(wanted.block, 1),
                 Zone::Top | Zone::Io => {}
             }
         }
-        let pages = |size: Size| size.round_up(guest.page_size).unwrap_or(size);
-        demand.reserve_low = pages(guest.reserve.low);
-        demand.reserve_high = pages(guest.reserve.high);
-        if demand.reserve_low.is_power_of_two() {
-            demand.low.add(demand.reserve_low, 1);
+        if self.reserve_low.is_power_of_two() {
+            self.low.add(self.reserve_low, 1);
         }
-        if demand.reserve_high.is_power_of_two() {
-            demand.high.add(demand.reserve_high, 1);
+        if self.reserve_high.is_power_of_two() {
+            self.high.add(self.reserve_high, 1);
         }
-        demand
+    }
+
+    /// Keeps every block that `pins` names, and has the size it had, where it was.
+    pub fn pin(&mut self, pins: &Pins) {
+        pin_all(&mut self.wanted, pins);
+        self.count();
+    }
+
+    /// The pinned blocks of the root bus.
+    pub fn pinned(&self) -> impl Iterator<Item = (&Wanted, Range)> {
+        self.wanted.iter().filter_map(|wanted| Some((wanted, Range::sized(wanted.pinned?, wanted.block)?)))
     }
 
     /// The low reservation if it is no power of two: it needs a place of its own before the blocks are placed.
@@ -118,6 +140,20 @@ impl Demand {
     /// The high reservation if it is no power of two.
     pub fn odd_high(&self) -> Option<Size> {
         odd(self.reserve_high)
+    }
+}
+
+/// Where blocks were in an earlier layout, by function and register.
+pub type Pins = BTreeMap<(Bdf, u8), Range>;
+
+fn pin_all(wanted: &mut [Wanted], pins: &Pins) {
+    for block in wanted {
+        let pin = pins.get(&(block.bdf, block.reg)).filter(|pin| pin.size() == block.block);
+        // What lies above the low window is placed from the top down and never searched.
+        block.pinned = pin.filter(|_| block.zone != Zone::Top).map(|pin| pin.start());
+        if let Content::Window(_, inside) = &mut block.content {
+            pin_all(inside, pins);
+        }
     }
 }
 
@@ -168,6 +204,7 @@ fn wanted_bar(guest: &Guest, options: &Options, device: &Device, bar: &Bar) -> W
         block,
         zone,
         address: Address::ZERO,
+        pinned: None,
         content: Content::Bar(placed, offset),
     }
 }
@@ -196,8 +233,8 @@ fn bridge_windows(bdf: Bdf, inside: Vec<Wanted>) -> impl Iterator<Item = Wanted>
             BridgeWindow::Prefetchable => Zone::Either,
         };
         let block = total.max(unit).next_power_of_two().unwrap_or(total);
-        let wanted =
-            Wanted { bdf, reg, block, zone, address: Address::ZERO, content: Content::Window(kind, inside) };
+        let content = Content::Window(kind, inside);
+        let wanted = Wanted { bdf, reg, block, zone, address: Address::ZERO, pinned: None, content };
         (!total.is_zero()).then_some(wanted)
     };
     [

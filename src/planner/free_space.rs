@@ -26,6 +26,11 @@ impl FreeSpace {
         }
     }
 
+    /// Whether all of a range is free.
+    pub fn contains(&self, range: Range) -> bool {
+        self.ranges.iter().any(|free| free.contains(range))
+    }
+
     /// The part inside `window`.
     pub fn within(&self, window: Range) -> Self {
         Self { ranges: self.ranges.iter().filter_map(|range| range.intersection(window)).collect() }

@@ -29,6 +29,8 @@ pub struct Content {
     pub odd: Option<Size>,
     /// Space beside all that which would be good to have.
     pub spare: Size,
+    /// What lies there already and stays.
+    pub kept: Option<Range>,
 }
 
 impl Content {
@@ -44,7 +46,8 @@ impl Content {
 /// Chooses the window in `free` (everything above 4 GiB that is not barred; `holes` are what it must not span if that
 /// can be helped). `None` where nothing needs one.
 pub fn choose(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<HighWindow> {
-    let needed = content.blocks.total().saturating_add(content.odd.unwrap_or_default());
+    let kept = content.kept.map_or(Size::ZERO, Range::size);
+    let needed = content.blocks.total().saturating_add(content.odd.unwrap_or_default()).saturating_add(kept);
     if needed.is_zero() && content.spare.is_zero() {
         return None;
     }
@@ -83,12 +86,20 @@ pub fn choose(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<Hi
 fn aligned(free: &FreeSpace, holes: &[Range], content: &Content, size: Size) -> Option<Range> {
     let lowest = free.ranges().first()?.start();
     let highest = free.ranges().last()?.end();
-    let first = lowest.align_up(size)?;
+    let first = match content.kept {
+        Some(kept) => kept.start().align_down(size),
+        None => lowest.align_up(size)?,
+    };
+    if first < lowest.min(content.kept.map_or(lowest, Range::start)) {
+        return None;
+    }
     std::iter::successors(Some(first), |start| start.checked_add(size))
         .take(TRIES)
         .map_while(|start| Range::sized(start, size).filter(|window| window.end() <= highest))
         .find(|window| {
-            holes.iter().all(|hole| !hole.overlaps(*window)) && content.fits(&free.within(*window))
+            content.kept.is_none_or(|kept| window.contains(kept))
+                && holes.iter().all(|hole| !hole.overlaps(*window))
+                && content.fits(&free.within(*window))
         })
 }
 

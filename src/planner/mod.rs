@@ -11,6 +11,7 @@ mod choose;
 mod demand;
 pub(crate) mod free_space;
 mod high_window;
+mod keep;
 mod room;
 mod size_classes;
 mod why_not;
@@ -33,6 +34,8 @@ pub struct Options {
     pub maps_containing_page: bool,
     /// The caller takes upon himself that a passed-through BAR which does not start a page on the host will not work.
     pub accept_unaligned: bool,
+    /// An earlier layout of this guest: what it placed stays where it is, as far as that can be.
+    pub keep: Option<Box<Layout>>,
 }
 
 impl Options {
@@ -55,5 +58,6 @@ pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
     if !options.maps_containing_page && !options.accept_unaligned {
         why_not::unaligned_on_host(guest)?;
     }
-    choose::layout(guest, options).ok_or_else(|| Box::new(why_not::explain(guest, options)))
+    let kept = options.keep.as_ref().and_then(|old| keep::layout(guest, options, old));
+    kept.or_else(|| choose::layout(guest, options)).ok_or_else(|| Box::new(why_not::explain(guest, options)))
 }

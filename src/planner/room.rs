@@ -36,6 +36,8 @@ pub enum Obstacle {
     NoMeaning,
     /// The device model's memory would reach the fixed regions below 4 GiB.
     DeviceModelOnFixed(Range),
+    /// A block of an earlier layout cannot stay where it was.
+    Pinned(Bdf),
     /// The platform device's BAR has no place right below the fixed regions.
     NoTop(Bdf),
 }
@@ -88,7 +90,18 @@ impl Room {
         let high_start = high_start.align_up(guest.page_size).unwrap_or(limit);
         let barred = guest.reserved_device_memory().chain(guest.hypertransport_hole());
         let high = FreeSpace::new(Range::new(high_start, limit), barred);
-        Ok(Self { hole, ram, low_window, low, high, top, device_model_on_reserved })
+        let mut room = Self { hole, ram, low_window, low, high, top, device_model_on_reserved };
+        for (wanted, block) in demand.pinned().filter(|(wanted, _)| wanted.zone != Zone::Io) {
+            let space = match wanted.zone {
+                Zone::Either | Zone::High if block.start() >= Address::FOUR_GIB => &mut room.high,
+                _ => &mut room.low,
+            };
+            if !space.contains(block) {
+                return Err(Obstacle::Pinned(wanted.bdf));
+            }
+            space.remove(block);
+        }
+        Ok(room)
     }
 
     /// Whether all of `demand` fits when the `wanted` largest 64-bit blocks go up wherever they can: then which

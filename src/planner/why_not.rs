@@ -129,7 +129,7 @@ fn memory_is_in_the_way(guest: &Guest, options: &Options) -> Refusal {
             format!("the device model's memory {block} reaches the fixed regions at 0xfc000000"),
             "less video memory, or a larger hole so that RAM continues above 4G".to_owned(),
         ),
-        Err(Obstacle::NoTop(_) | Obstacle::NoMeaning) | Ok(_) => (
+        Err(Obstacle::NoTop(_) | Obstacle::Pinned(_) | Obstacle::NoMeaning) | Ok(_) => (
             Code::DoesNotFit,
             format!("no hole of {SMALLEST_HOLE} to {LARGEST_HOLE} can be had beside this guest's memory"),
             "another memory size".to_owned(),
