@@ -83,3 +83,33 @@ fn plan_refuses_what_is_unsafe_unless_it_is_accepted_by_name() {
     assert_eq!(run(&["plan", "--accept", "everything", "-"], guest).0, 2);
     assert_eq!(run(&["plan", "--maps-containing-page", "-"], guest).0, 0, "then it is mapped rightly");
 }
+
+#[test]
+fn a_configuration_is_refused_for_what_its_devices_share_pages_with() {
+    let tree = common::pci_testdev();
+    let host = tree.path().display().to_string();
+    let guest =
+        |pci: &str| format!("name = \"g\"\ntype = \"hvm\"\nmemory = 512\nmaxmem = 512\npci = [ {pci} ]\n");
+    let plan = |accept: &[&str], pci: &str| {
+        let arguments =
+            [&["plan", "--host", &host, "--phys-bits", "39", "--format", "json"], accept, &["-"]].concat();
+        run(&arguments, &guest(pci))
+    };
+    let (code, json, error) = plan(&[], "\"00:05.0\"");
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, answer["error"]["code"].as_str()), (1, Some("unsafe")), "{error}");
+    assert!(error.contains("XSA-461") && error.contains("--accept shared-page"), "{error}");
+    assert!(error.contains("12@0000:00:05.0;12@0000:00:05.1;12@0000:00:05.2;12@0000:00:05.3"), "{error}");
+    let (code, json, _) = plan(&["--accept", "shared-page"], "\"00:05.0\"");
+    assert_eq!(code, 0);
+    let layout: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let warnings = layout["warnings"].as_array().unwrap();
+    assert!(
+        warnings.iter().any(|warning| warning["code"] == "accepted" && warning["bdf"].is_string()),
+        "{warnings:?}"
+    );
+    // All that share the page, and the device model is known to map the page that contains each of them.
+    let all = (0..4).map(|function| format!("\"00:05.{function}\"")).collect::<Vec<_>>().join(", ");
+    assert_eq!(plan(&[], &all).0, 1, "three of them start no page");
+    assert_eq!(plan(&["--maps-containing-page"], &all).0, 0);
+}
