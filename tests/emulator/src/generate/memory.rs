@@ -5,6 +5,7 @@ use super::Maker;
 use crate::guest::{Guest, MapEntry};
 
 const RESERVED: u32 = 2;
+const LEAST_PAGES: u32 = 0x1000;
 const PAGES_BELOW_4G: u32 = 0x10_0000;
 /// Where the loader's own pages start; reserved memory there stops it.
 const LOADERS_OWN: u64 = 0xfc10_0000;
@@ -29,10 +30,11 @@ impl Maker<'_> {
         guest.memory_map = guest.loaders_map();
     }
 
-    /// The page at which the hole begins, by the hole's key.
+    /// The page at which the hole begins, by the hole's key; some RAM is always below.
     fn border(&mut self, guest: &Guest) -> u32 {
         let size = guest.xenstore.get("platform/mmio_hole_size").and_then(|value| value.parse::<u32>().ok());
-        size.filter(|size| *size >= 0x1000_0000).map_or(0xf_0000, |size| (u32::MAX - size) >> 12)
+        size.filter(|size| *size >= 0x1000_0000)
+            .map_or(0xf_0000, |size| ((u32::MAX - size) >> 12).max(LEAST_PAGES))
     }
 
     /// One to five regions of reserved device memory, where they hurt.
