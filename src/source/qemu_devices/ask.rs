@@ -5,7 +5,7 @@
 //! The machine is `pc` of QEMU 3.1 where the guest's is `xenfv`, with the same promises and without Xen; a QEMU too new
 //! to have it gives its newest.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -119,7 +119,14 @@ fn converse(mut child: Child, bdf: Bdf, driver: &str) -> Result<Emulated, String
     let driver = driver.to_owned();
     std::thread::spawn(move || {
         // Nobody listens any more where this was too late.
-        sender.send(question(qapi::Stream::new(BufReader::new(output), input), bdf, &driver)).ok();
+        let mut output = BufReader::new(output);
+        // qapi takes a greeting for granted: a QEMU that has ended is noticed before.
+        let answer = match output.fill_buf() {
+            Ok([]) => Err("it ended without an answer".to_owned()),
+            Ok(_) => question(qapi::Stream::new(output, input), bdf, &driver),
+            Err(error) => Err(error.to_string()),
+        };
+        sender.send(answer).ok();
     });
     let answer = receiver.recv_timeout(PATIENCE);
     child.kill().ok();

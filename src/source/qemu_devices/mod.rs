@@ -189,6 +189,7 @@ impl Model {
                     properties.size("memdev-size")?.ok_or("memdev: names no -object memory-backend-*")?;
                 power_of_two("memdev", size)?;
                 device.bars.push(bar(&(0x18, BarKind::Mem64, size.get(), true)));
+                memory.push(size);
             }
             Quirk::Bridge { shpc, root_port } => {
                 bridge(device, properties, shpc, root_port)?;
@@ -349,6 +350,10 @@ fn virtio(
         set_size(device, 0x10, Size::new(old_io));
     }
     without_msix(device, properties, 0x14)?;
+    // The registers for MSI-X are in the legacy BAR too: without them a serial device's fits in half of it.
+    if device.device == 0x1003 && properties.number("vectors")? == Some(0) {
+        set_size(device, 0x10, Size::new(32));
+    }
     if properties.flag("disable-legacy").ok().flatten() == Some(true) {
         device.bars.retain(|bar| bar.reg != 0x10);
         device.device = modern;
