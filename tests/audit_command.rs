@@ -113,3 +113,34 @@ fn a_configuration_is_refused_for_what_its_devices_share_pages_with() {
     assert_eq!(plan(&[], &all).0, 1, "three of them start no page");
     assert_eq!(plan(&["--maps-containing-page"], &all).0, 0);
 }
+
+#[test]
+fn attach_refuses_a_device_that_shares_a_page_with_one_outside_the_guest() {
+    let tree = common::pci_testdev();
+    let host = tree.path().display().to_string();
+    // The Xen platform device: it brings windows for ports and memory.
+    let guest = r#"{"phys_bits": 39, "low_mem_pgend": 131072, "passthrough": true, "devices": [{"bdf": "00:02.0",
+        "vendor": 22611, "device": 1, "class": 65408, "bars": [{"reg": 16, "kind": "io", "size": 256},
+        {"reg": 20, "kind": "mem32", "size": 16777216, "prefetch": true}]}]}"#;
+    let (code, layout, error) = run(&["plan", "--format", "json", "-"], guest);
+    assert_eq!(code, 0, "{error}");
+    let file = tree.path().join("layout.json");
+    std::fs::write(&file, layout).unwrap();
+    let file = file.display().to_string();
+    let attach = |accept: &[&str]| {
+        let arguments = ["attach", "--layout", &file, "--host", &host, "--format", "json", "00:05.0"];
+        let (code, json, error) = run(&[&arguments, accept].concat(), "");
+        (code, serde_json::from_str::<serde_json::Value>(&json).unwrap(), error)
+    };
+    let (code, answer, error) = attach(&[]);
+    assert_eq!(
+        (code, &answer["fits"], &answer["error"]["code"]),
+        (1, &false.into(), &"unsafe".into()),
+        "{error}"
+    );
+    assert!(answer["error"]["message"].as_str().unwrap().contains("XSA-461"), "{answer}");
+    let (code, answer, error) = attach(&["--accept", "shared-page"]);
+    assert_eq!((code, &answer["fits"]), (0, &true.into()), "{answer} {error}");
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["code"] == "accepted"), "{answer}");
+}

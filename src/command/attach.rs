@@ -7,8 +7,10 @@ use clap::Args;
 
 use super::hotplug_target::{DeviceName, LayoutArguments};
 use super::present::PresentArguments;
+use super::safety::Safety;
 use super::{Answer, Failure, Format, HostArguments, write_json};
 use crate::hotplug;
+use crate::pci::Sbdf;
 use crate::report;
 
 /// Ask whether a device would fit into a running guest and where; nothing that is there moves.
@@ -27,6 +29,8 @@ pub struct Attach {
     host: HostArguments,
     #[command(flatten)]
     present: PresentArguments,
+    #[command(flatten)]
+    safety: Safety,
     /// Record it, if it fits: the space is taken from then on
     #[arg(long)]
     commit: bool,
@@ -43,27 +47,38 @@ impl Attach {
 
     /// Asks, records if that is wanted, and answers.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let asked = self.device.load(&self.host)?;
+        let (asked, host) = self.device.load(&self.host)?;
+        let safety = self.safety.clone();
         let seen = self.layout.ask(&self.present)?;
         let now = seen.clone();
         let answer = self.layout.change(self.commit, move |layout| {
             let now = now.apply(layout);
             let device = asked.place_in(&now.layout, &now.present)?;
+            let others = now.layout.devices.iter().filter_map(|there| there.host);
+            let beside: Vec<Sbdf> = others.filter(|there| Some(*there) != device.host).collect();
+            let accepted = safety.check_device(&device, &beside, now.layout.page_size, host.as_ref())?;
             let attachment = hotplug::attach(&now.layout, &now.present, &device)?;
-            Ok((attachment.layout.clone(), (device, attachment, now.differences)))
+            Ok((attachment.layout.clone(), (device, attachment, now.differences, accepted)))
         })?;
         match (&answer, self.format) {
-            (Ok((device, found, differences)), Format::Json) => {
+            (Ok((device, found, differences, accepted)), Format::Json) => {
                 let mut answer = report::hotplug::attached_json(device, found, self.commit);
                 if let Some(answer) = answer.as_object_mut() {
                     answer.insert("addresses".to_owned(), seen.source().into());
                     answer.insert("differences".to_owned(), serde_json::json!(differences));
+                    let warnings = answer.get_mut("warnings").and_then(serde_json::Value::as_array_mut);
+                    if let Some(warnings) = warnings {
+                        warnings.extend(accepted.iter().map(|warning| serde_json::json!(warning)));
+                    }
                 }
                 write_json(out, &answer)?;
             }
-            (Ok((device, found, differences)), Format::Text) => {
+            (Ok((device, found, differences, accepted)), Format::Text) => {
                 report::hotplug::attached(out, device, found, self.commit)?;
                 seen.write(out, differences)?;
+                for warning in accepted {
+                    writeln!(out, "warning: {} [{}]", warning.message, warning.code)?;
+                }
             }
             (Err(refusal), Format::Json) => write_json(out, &report::hotplug::refused_json(refusal))?,
             (Err(refusal), Format::Text) => report::hotplug::refused(out, refusal)?,

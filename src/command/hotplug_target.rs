@@ -16,6 +16,7 @@ use crate::hotplug::{Present, free_slot, there_are};
 use crate::layout::{Code, Layout, LayoutDevice, Refusal};
 use crate::pci::{Bdf, Device, Sbdf};
 use crate::source::description;
+use crate::source::host::Host;
 #[cfg(feature = "xenstore")]
 use crate::xenstore::{Domid, Store, UpdateError};
 
@@ -162,13 +163,13 @@ pub enum Asked {
 }
 
 impl DeviceName {
-    /// Reads the device, from the host or from the file.
-    pub fn load(&self, host: &HostArguments) -> Result<Asked, Failure> {
+    /// Reads the device, from the host or from the file; and the host, where it is the device's or is named.
+    pub fn load(&self, host: &HostArguments) -> Result<(Asked, Option<Host>), Failure> {
         match self {
             Self::Host(sbdf, slot) => {
                 let host = host.load()?;
                 let device = host.device(*sbdf)?.for_guest(sbdf.bdf)?;
-                Ok(Asked::Host(Device { host: Some(*sbdf), ..device }, *slot))
+                Ok((Asked::Host(Device { host: Some(*sbdf), ..device }, *slot), Some(host)))
             }
             Self::File(path) => {
                 if !path.exists() && path.as_os_str() != "-" {
@@ -179,7 +180,8 @@ impl DeviceName {
                 }
                 let device = description::parse_device(&read(path)?)
                     .map_err(|error| Failure::Input(format!("{}: {error}", path.display())))?;
-                Ok(Asked::File(device))
+                let host = if host.is_named() { Some(host.load()?) } else { None };
+                Ok((Asked::File(device), host))
             }
         }
     }
@@ -225,7 +227,7 @@ impl DeviceName {
     pub fn leaving(&self) -> Result<Leaving, Failure> {
         match self {
             Self::Host(sbdf, slot) => Ok(Leaving::Host(*sbdf, *slot)),
-            Self::File(_) => match self.load(&HostArguments::default())? {
+            Self::File(_) => match self.load(&HostArguments::default())?.0 {
                 Asked::File(device) | Asked::Host(device, _) => Ok(Leaving::File(device)),
             },
         }

@@ -4,14 +4,15 @@
 use clap::Args;
 
 use super::Failure;
+use crate::address::Size;
 use crate::audit::{self, Finding};
 use crate::guest::Guest;
 use crate::layout::{Blocking, Code, Refusal, Warning};
-use crate::pci::Device;
+use crate::pci::{Device, Sbdf};
 use crate::source::host::Host;
 
 /// Which security findings the caller takes upon himself.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Safety {
     /// Take devices in spite of the audit's security finding of that name, such as shared-page; may be repeated
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
@@ -36,6 +37,18 @@ impl Safety {
         let mut found = audit::guest_findings(guest, host);
         found.retain(|finding| !(maps_containing_page && finding.code == audit::Code::UnalignedBar));
         Ok(self.accept(&guest.devices, found)?)
+    }
+
+    /// The same of a device that joins those which the guest has from the host already.
+    pub fn check_device(
+        &self,
+        device: &Device,
+        beside: &[Sbdf],
+        page_size: Size,
+        host: Option<&Host>,
+    ) -> Result<Vec<Warning>, Box<Refusal>> {
+        let devices = std::slice::from_ref(device);
+        self.accept(devices, audit::device_findings(devices, beside, page_size, host))
     }
 
     fn accept(&self, devices: &[Device], found: Vec<Finding>) -> Result<Vec<Warning>, Box<Refusal>> {
