@@ -103,8 +103,10 @@ fn bar_text(layout: &Layout, bar: &PlacedBar) -> String {
         (BarKind::Rom, _) => "ROM",
         (BarKind::Io, _) => "I/O",
     };
+    let register = register(bar.reg);
+    let what = if bar.kind == BarKind::Rom { kind.to_owned() } else { format!("{register} {kind}") };
     let host = bar.host.map(|host| format!(" [host {host}]")).unwrap_or_default();
-    format!("{} {} {kind}{}{host}", bar.bdf, register(bar.reg), device_name(layout, bar.bdf))
+    format!("{} {what}{}{host}", bar.bdf, device_name(layout, bar.bdf))
 }
 
 fn register(reg: u8) -> String {

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The program as its users run it: the README's transcript, exit codes, what goes where.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that stops before it has read everything is what some of these tests are about.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// 512 MiB of RAM and one BAR.
+fn guest(kind: &str, size: u64, more: &str) -> String {
+    format!(
+        "{{\"phys_bits\":39,\"low_mem_pgend\":131072,\"devices\":[{{\"bdf\":\"00:05.0\",\"vendor\":1,\"device\":2,\
+         \"class\":512,\"bars\":[{{\"reg\":16,\"kind\":\"{kind}\",\"size\":{size}}}]}}]{more}}}"
+    )
+}
+
+#[test]
+fn the_readme_shows_what_the_program_prints() {
+    let readme = include_str!("../README.md");
+    let mut lines = readme.lines().skip_while(|line| !line.starts_with("    $ xen-pci-layout "));
+    let command = lines.next().unwrap().trim_start_matches("    $ xen-pci-layout ");
+    let mut shown: Vec<&str> = lines.take_while(|line| line.is_empty() || line.starts_with("    ")).collect();
+    while shown.last().is_some_and(|line| line.is_empty()) {
+        shown.pop();
+    }
+    let output = run(&command.split(' ').collect::<Vec<_>>(), "");
+    let printed: Vec<String> =
+        text(&output.stdout).lines().map(|line| format!("    {line}").trim_end().to_owned()).collect();
+    assert_eq!(shown, printed, "{}", text(&output.stderr));
+    let cargo_run = format!("    cargo run --release -- {command}");
+    assert!(readme.lines().any(|line| line == cargo_run), "the README's first command is the transcript's");
+}
+
+#[test]
+fn a_layout_is_exit_code_0_and_nothing_on_standard_error() {
+    let output = run(&["plan", "--format", "json", "-"], &guest("mem64", 1 << 30, ""));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+    let layout: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(layout["schema"], "layout/1");
+    assert_eq!(layout["bars"][0]["address"], 1_u64 << 32);
+}
+
+#[test]
+fn a_refusal_is_exit_code_1_with_the_reason_as_json_where_json_was_asked_for() {
+    let output = run(&["plan", "--format", "json", "-"], &guest("mem32", 1 << 31, ""));
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["error"]["code"], "does-not-fit");
+    assert_eq!(answer["error"]["blocking"][0]["bdf"], "00:05.0");
+    assert!(text(&output.stderr).contains("what would help"));
+    let output = run(&["plan", "-"], &guest("mem32", 1 << 31, ""));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+}
+
+#[test]
+fn bad_input_is_exit_code_2_and_one_line_that_names_the_place() {
+    for (input, named) in [
+        (guest("mem32", 3000, ""), "00:05.0"),
+        (guest("mem32", 4096, ",\"ram\":1"), "ram"),
+        ("{\"phys_bits\":39,".to_owned(), "line 1"),
+        ("memory = = 3\n".to_owned(), "1"),
+    ] {
+        let output = run(&["plan", "-"], &input);
+        assert_eq!(output.status.code(), Some(2), "{input}");
+        let error = text(&output.stderr);
+        assert!(error.contains(named) && error.lines().count() == 1, "{error}");
+        assert_eq!(text(&output.stdout), "");
+    }
+    assert_eq!(run(&["plan"], "").status.code(), Some(2));
+    assert_eq!(run(&["plan", "/nonexistent"], "").status.code(), Some(2));
+}
+
+#[test]
+fn a_batch_answers_every_line_in_order() {
+    let lines = [
+        guest("mem32", 4096, ",\"id\":1"),
+        guest("mem32", 1 << 31, ",\"id\":2"),
+        guest("mem32", 3000, ",\"id\":\"c\""),
+    ];
+    let batch = |lines: &[String]| {
+        let output = run(&["plan", "--batch", "-"], &lines.join("\n"));
+        let answers: Vec<serde_json::Value> =
+            text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (output.status.code(), answers)
+    };
+    let (code, answers) = batch(&lines);
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        answers.iter().map(|answer| answer["id"].to_string()).collect::<Vec<_>>(),
+        ["1", "2", "\"c\""]
+    );
+    assert_eq!(answers[1]["error"]["code"], "does-not-fit");
+    assert_eq!(answers[2]["error"]["code"], "invalid-input");
+    assert_eq!(batch(&lines[..2]).0, Some(1));
+    assert_eq!(batch(&lines[..1]).0, Some(0));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let guests = format!("{}\n", guest("mem32", 4096, "")).repeat(20_000);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
+        .args(["plan", "--batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let _ = child.stdin.take().unwrap().write_all(guests.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
