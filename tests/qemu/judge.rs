@@ -178,7 +178,7 @@ fn started(arguments: &[&str]) -> (Vec<Value>, BTreeMap<u64, (String, u64)>) {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut execute = |command: Value| loop {
+    let mut execute = |command: Value| {
         writeln!(input, "{command}").unwrap();
         for line in lines.by_ref() {
             let answer: Value = serde_json::from_str(&line.unwrap()).unwrap();
