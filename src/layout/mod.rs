@@ -2,7 +2,7 @@
 //! The layout: where everything goes. What everything downstream depends on.
 //!
 //! A [`Layout`] is complete in itself: hot-plug is planned against it without the guest it came from. Its JSON form is
-//! `layout/1`; [`check`] says which of the rules a layout breaks.
+//! `layout/1`; [`check()`] says which of the rules a layout breaks.
 
 mod check;
 mod mtrr;
