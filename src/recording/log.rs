@@ -171,7 +171,7 @@ mod tests {
 (d1) pci dev 05:0 INTA->IRQ10\n\
 (d1) Relocating 0x10000 pages from 0e0000000 to 100000000 for lowmem MMIO hole\n\
 (d1) RAM in high memory; setting high_mem resource base to 110000000\n\
-(d1) pci dev 05:0 bar 14 size 010000000: 0e000000c\n(d1) pci dev 05:0 bar 10 size 000004000: 0f0000004\n\
+(d1) pci dev 05:0 bar 14 size 010000000: 0e000000c\n(d1) pci dev 05:0 bar 10 size 000004000: 0f0000000\n\
 (d1) pci dev 05:0 bar 1c size 000000100: 00000c001\n\
 (d1)  [02]: 00000000:00100000 - 00000000:e0000000: RAM\n\
 (d1)  [05]: 00000001:00000000 - 00000001:10000000: RAM\n";
@@ -193,12 +193,12 @@ mod tests {
     #[test]
     fn a_bar_that_moved_and_one_that_is_missing_are_told() {
         let run = &runs(LOG)[0];
-        let other = &runs(&LOG.replace(": 0f0000004", ": 0f0000804").replace("bar 1c", "bar 20"))[0];
+        let other = &runs(&LOG.replace(": 0f0000000", ": 0f0000800").replace("bar 1c", "bar 20"))[0];
         let texts: Vec<_> = bar_differences(run, other).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
-                "00:05.0 BAR 10: recorded 16K as 0xf0000004, predicted 16K as 0xf0000804",
+                "00:05.0 BAR 10: recorded 16K as 0xf0000000, predicted 16K as 0xf0000800",
                 "00:05.0 BAR 1c: recorded 256 as 0xc001, predicted no such BAR",
                 "00:05.0 BAR 20: recorded no such BAR, predicted 256 as 0xc001"
             ]
