@@ -400,3 +400,82 @@ fn behind_a_bridge_only_its_windows_count() {
     let places: Vec<u64> = root.bars.iter().map(|bar| bar.address.get()).collect();
     assert_eq!(places, [LOW + 4 * m, HIGH], "a bridge's windows are not the root bus's");
 }
+
+/// Plays against a region: devices come and go, and whoever places them chooses as badly as it can by chance.
+fn survives(size: u64, devices: &[Device], at_once: usize, moves: &[(usize, u64)]) -> Result<(), String> {
+    let base = 1 << 50;
+    let mut taken: Vec<(usize, Range)> = Vec::new();
+    for &(device, chance) in moves {
+        let device = device % devices.len();
+        if taken.iter().any(|(other, _)| *other == device) {
+            taken.retain(|(other, _)| *other != device);
+            continue;
+        }
+        let mut there: Vec<usize> = taken.iter().map(|(other, _)| *other).collect();
+        there.dedup();
+        if there.len() == at_once {
+            continue;
+        }
+        let mut blocks: Vec<u64> = devices[device].bars.iter().map(|bar| bar.size.get().max(PAGE)).collect();
+        blocks.sort_unstable_by(|a, b| b.cmp(a));
+        for (index, block) in blocks.iter().zip(1_u64..).map(|(block, index)| (index, *block)) {
+            let places = (0..size / block)
+                .map(|n| Range::sized(Address::new(base + n * block), Size::new(block)).unwrap());
+            let free: Vec<Range> =
+                places.filter(|place| !taken.iter().any(|(_, other)| other.overlaps(*place))).collect();
+            if free.is_empty() {
+                return Err(format!("{block:#x} found no place of {size:#x}: {taken:?}"));
+            }
+            // Often the first, often the last, else anywhere.
+            let index = match chance % 4 {
+                0 => 0,
+                1 => free.len() - 1,
+                _ => ((chance / 4).wrapping_mul(index) % free.len() as u64) as usize,
+            };
+            taken.push((device, free[index]));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// What `--reserve-any` keeps is enough, whatever the order and whoever chooses the places.
+    #[test]
+    fn any_order_of_attaches_and_detaches_finds_room(
+        sizes in proptest::collection::vec(proptest::collection::vec(10_u32..18, 1..4), 1..6),
+        at_once in 1_usize..5,
+        moves in proptest::collection::vec((0_usize..6, any::<u64>()), 1..80),
+    ) {
+        let devices: Vec<Device> = sizes.iter()
+            .map(|bits| device(4, &bits.iter().map(|bits| (BarKind::Mem64, 1 << bits)).collect::<Vec<_>>()))
+            .collect();
+        let at_once = at_once.min(devices.len());
+        let group = hotplug::Group { at_once, devices: devices.clone() };
+        let reserve = hotplug::any_order(&[group], Size::FRAME).unwrap();
+        prop_assert_eq!(reserve.low, Size::ZERO);
+        prop_assert_eq!(survives(reserve.high.get(), &devices, at_once, &moves), Ok(()));
+    }
+}
+
+#[test]
+fn any_order_of_one_device_is_its_own_size_and_of_two_no_byte_less_will_do() {
+    let gpu =
+        device(4, &[(BarKind::Mem64, 16 << 30), (BarKind::Mem64, 32 << 20), (BarKind::Mem32, 16 << 20)]);
+    let of = |at_once, devices: &[&Device]| {
+        let group =
+            hotplug::Group { at_once, devices: devices.iter().map(|device| (*device).clone()).collect() };
+        let reserve = hotplug::any_order(&[group], Size::FRAME).unwrap();
+        (reserve.low.get(), reserve.high.get())
+    };
+    assert_eq!(of(1, &[&gpu, &gpu]), (16 << 20, (16 << 30) + (32 << 20)));
+    assert_eq!(of(2, &[&gpu, &gpu]), (32 << 20, 48 << 30));
+    // With a page less there are two places for a large block, and the first device's small one lies in the second.
+    let small = device(5, &[(BarKind::Mem64, 16 * PAGE), (BarKind::Mem64, PAGE)]);
+    let (_, enough) = of(2, &[&small, &small]);
+    assert_eq!(enough, 48 * PAGE);
+    let both = [small.clone(), small.clone()];
+    assert!(survives(enough, &both, 2, &[(0, 0), (1, 0)]).is_ok());
+    assert!(survives(enough - PAGE, &both, 2, &[(0, 0), (1, 0)]).is_err());
+}

@@ -35,3 +35,28 @@ apt_update_once() {
     apt-get update -q >"$CACHE/apt.log" 2>&1 || { tail -n 20 "$CACHE/apt.log" >&2; die "apt-get update failed"; }
     touch "$CACHE/apt-updated"
 }
+
+# Sets KERNEL and KERNEL_VERSION: Debian's own kernel, unpacked into the cache with its modules, not installed.
+debian_kernel() {
+    local package download
+    debian_kernel_package() { apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p' | head -n 1; }
+    package=$(debian_kernel_package)
+    if [ -z "$package" ] || [ ! -d "$CACHE/audit-$package" ]; then
+        apt_update_once
+        package=$(debian_kernel_package)
+    fi
+    [ -n "$package" ] || die "Debian's linux-image-amd64 names no kernel"
+    KERNEL_VERSION=${package#linux-image-}
+    KERNEL=$CACHE/audit-$package
+    export KERNEL KERNEL_VERSION
+    [ ! -d "$KERNEL" ] || return 0
+    rm -rf "$CACHE"/audit-linux-image-* "$CACHE/audit-kernel.new"
+    mkdir -p "$CACHE/audit-kernel.new"
+    download=$(mktemp -d)
+    (cd "$download" && apt-get download -q -o APT::Sandbox::User=root "$package" >"$CACHE/apt.log" 2>&1) ||
+        { tail -n 20 "$CACHE/apt.log" >&2; die "cannot download $package"; }
+    dpkg-deb --fsys-tarfile "$download"/linux-image-*.deb | tar -x -C "$CACHE/audit-kernel.new"
+    rm -rf "$download"
+    busybox depmod -b "$CACHE/audit-kernel.new" "$KERNEL_VERSION"
+    mv "$CACHE/audit-kernel.new" "$KERNEL"
+}

@@ -61,6 +61,11 @@ impl GuestArguments {
         Self { guest, host, phys_bits: None, rdm: Vec::new(), cpu: None, ask_qemu: None }
     }
 
+    /// Which host is meant.
+    pub fn host(&self) -> &HostArguments {
+        &self.host
+    }
+
     /// Reads the guest; its kind is told from its content.
     pub fn load(&self) -> Result<LoadedGuest, Failure> {
         let bytes = read_bytes(&self.guest)?;

@@ -19,6 +19,7 @@ mod predict;
 mod present;
 mod record;
 mod replay;
+mod reserve;
 mod safety;
 #[cfg(feature = "xenstore")]
 mod show;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::guest::LoadedGuest;
+use super::reserve::ReserveArguments;
 use super::safety::Safety;
 use super::{Answer, Failure, GuestArguments, batch, layout_file, write_json};
 use crate::address::Size;
@@ -53,6 +54,8 @@ pub struct Choices {
     /// An earlier layout of this guest (layout/1): move nothing of it that can stay
     #[arg(long, value_name = "LAYOUT")]
     keep: Option<PathBuf>,
+    #[command(flatten)]
+    reserve: ReserveArguments,
 }
 
 impl Choices {
@@ -72,7 +75,8 @@ impl Choices {
 
     /// The layout of a guest whose devices are safe with it, with what had to be assumed about it, and what was accepted
     /// of its devices, among the warnings.
-    pub fn layout_of(&self, loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
+    pub fn layout_of(&self, mut loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
+        self.reserve.resolve(loaded.host.as_ref())?.add_to(&mut loaded.guest)?;
         let accepted =
             self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
         let mut layout = checked_plan(&loaded.guest, options)?;
@@ -105,9 +109,13 @@ impl Plan {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
             let options = self.choices.options()?;
+            let host = if self.choices.reserve.need_host() { Some(self.guest.host().load()?) } else { None };
+            let reservations = self.choices.reserve.resolve(host.as_ref())?;
             return batch::run(&self.guest, out, |guest| {
                 let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
-                let mut layout = checked_plan(guest, &options)?;
+                let mut guest = guest.clone();
+                reservations.add_to(&mut guest)?;
+                let mut layout = checked_plan(&guest, &options)?;
                 layout.warnings.extend(accepted);
                 Ok((layout, Answer::Yes))
             });

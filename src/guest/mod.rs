@@ -85,6 +85,14 @@ pub struct Reserve {
 }
 
 impl Reserve {
+    /// One number for both: a quarter below 4 GiB, 3 GiB at most, and the rest above.
+    ///
+    /// A device with a large 64-bit BAR has small ones that must lie low; more than a quarter would cost RAM below 4 GiB.
+    pub fn split(total: Size) -> Self {
+        let low = Size::new(total.get() >> 2).min(Size::new(3 << 30));
+        Self { low, high: total.saturating_sub(low) }
+    }
+
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

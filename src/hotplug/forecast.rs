@@ -67,8 +67,6 @@ struct Bus {
     memory: Vec<Range>,
     /// Used ports.
     ports: Vec<Range>,
-    /// What the guest's E820 map reserves.
-    e820: Vec<Range>,
 }
 
 /// Where Linux would put `device`'s BARs.
@@ -95,12 +93,7 @@ pub fn linux(layout: &Layout, present: &Present, device: &Device) -> Forecast {
 
 impl Bus {
     fn new(layout: &Layout, present: &Present, bridge: Option<Bdf>) -> Self {
-        let mut bus = Self {
-            windows: windows(layout, bridge),
-            memory: Vec::new(),
-            ports: Vec::new(),
-            e820: Vec::new(),
-        };
+        let mut bus = Self { windows: windows(layout, bridge), memory: Vec::new(), ports: Vec::new() };
         let shadowed = shadowed_rom(layout);
         let stored = layout.bars.iter().filter(|bar| Some((bar.bdf, bar.reg)) != shadowed);
         let stored = stored.filter_map(|bar| Some((bar.range()?, bar.kind)));
@@ -114,11 +107,11 @@ impl Bus {
         }
         let platform = PLATFORM_PORTS.map(|(start, end)| Range::new(Address::new(start), Address::new(end)));
         bus.ports.extend(platform.into_iter().flatten());
+        // The guest's E820 map reserves it, and so does Linux (e820__reserve_resources_late).
         let reserved = layout.reserved_memory.iter().filter(|memory| memory.what == ReservedKind::Rdm);
-        bus.e820.extend(reserved.filter_map(|memory| memory.range()));
+        bus.memory.extend(reserved.filter_map(|memory| memory.range()));
         bus.memory.sort_unstable();
         bus.ports.sort_unstable();
-        bus.e820.sort_unstable();
         bus
     }
 
@@ -165,8 +158,7 @@ impl Bus {
         for end in inside.map(|range| (range.start(), range.end())).chain([(window.end(), window.end())]) {
             let (gap_end, next) = end;
             let gap = Range::new(start, gap_end).and_then(|gap| gap.intersection(limits));
-            if let Some(place) =
-                gap.and_then(|gap| if io { in_ports(gap, bar) } else { self.in_memory(gap, bar) })
+            if let Some(place) = gap.and_then(|gap| if io { in_ports(gap, bar) } else { in_memory(gap, bar) })
             {
                 return Some(place);
             }
@@ -174,24 +166,12 @@ impl Bus {
         }
         None
     }
+}
 
-    /// The lowest place in a gap. Where the E820 map reserves a part of it, Linux goes on with the larger side.
-    fn in_memory(&self, gap: Range, bar: &Bar) -> Option<Address> {
-        let mut gap = Range::new(gap.start().max(LOWEST_MEMORY), gap.end())?;
-        for reserved in self.e820.iter().filter_map(|reserved| pages(*reserved, Size::FRAME)) {
-            if reserved.overlaps(gap) {
-                let (below, above) =
-                    (reserved.start().distance_from(gap.start()), gap.end().distance_from(reserved.end()));
-                gap = if below > above {
-                    Range::new(gap.start(), reserved.start())?
-                } else {
-                    Range::new(reserved.end().min(gap.end()), gap.end())?
-                };
-            }
-        }
-        let place = gap.start().align_up(bar.size)?;
-        Range::sized(place, bar.size).filter(|range| gap.contains(*range)).map(Range::start)
-    }
+/// The lowest place in a gap of memory, above the BIOS's.
+fn in_memory(gap: Range, bar: &Bar) -> Option<Address> {
+    let place = gap.start().max(LOWEST_MEMORY).align_up(bar.size)?;
+    Range::sized(place, bar.size).filter(|range| gap.contains(*range)).map(Range::start)
 }
 
 /// The lowest place in a gap of ports: in the first quarter of a KiB, where ISA cards do not decode

@@ -6,6 +6,7 @@
 //! it?* ([`forecast`]): a hot-added device comes without addresses, and the guest's operating system gives it some by rules of its
 //! own; they are Linux's here. docs/hotplug.md has the reasoning.
 
+mod any_order;
 mod attach;
 mod detach;
 pub mod forecast;
@@ -15,6 +16,7 @@ mod promise;
 mod space;
 mod why_not;
 
+pub use any_order::{Group, any_order};
 pub use attach::{Attachment, attach, free_slot};
 pub use detach::{Detachment, detach, there_are};
 pub use observe::{Difference, Observation, observe};

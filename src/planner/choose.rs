@@ -282,9 +282,8 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
     {
         return None;
     }
-    if demand.wanted.iter().any(|wanted| wanted.zone == Zone::Io) {
-        layout.windows.push(Window { kind: WindowKind::Io, start: IO_WINDOW.0, end: IO_WINDOW.1 });
-    }
+    // Ports are in every guest's _CRS, whether it has a BAR for them yet or not.
+    layout.windows.push(Window { kind: WindowKind::Io, start: IO_WINDOW.0, end: IO_WINDOW.1 });
     describe(guest, chosen, &mut layout)?;
     layout.bridges = guest.devices.iter().filter(|device| device.is_bridge()).map(no_windows).collect();
     layout.bridges.sort_unstable_by_key(|bridge| bridge.bdf);

@@ -146,14 +146,10 @@ pub fn guest(
     Ok(guest)
 }
 
-/// What the keys of ours reserve. Of one number a quarter is kept below 4 GiB, 3 GiB at most, and the rest above.
+/// What the keys of ours reserve.
 fn reserve(config: &DomainConfig) -> Reserve {
-    let total = config.reserve.unwrap_or(Size::ZERO);
-    let low = Size::new(total.get() >> 2).min(Size::new(3 << 30));
-    Reserve {
-        low: config.reserve_low.unwrap_or(low),
-        high: config.reserve_high.unwrap_or(total.saturating_sub(low)),
-    }
+    let split = Reserve::split(config.reserve.unwrap_or_default());
+    Reserve { low: config.reserve_low.unwrap_or(split.low), high: config.reserve_high.unwrap_or(split.high) }
 }
 
 /// The keys that libxl writes for the loader (libxl_create.c, libxl_dm.c, libxl_dom.c).

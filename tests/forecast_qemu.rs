@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The forecast against a Linux kernel in QEMU: devices are hot-added and removed, and each BAR's address in the guest's
+//! sysfs is compared with the one predicted; QEMU's own answer, where `attach` takes present addresses from, with both.
+//!
+//! tests/stages/70-forecast makes the initramfs and runs this, with FORECAST_KERNEL and FORECAST_INITRD in the environment.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use qapi::{Qmp, qmp};
+use xen_pci_layout::address::Address;
+use xen_pci_layout::hotplug::{Present, forecast, observe};
+use xen_pci_layout::layout::{Layout, LayoutDevice, PlacedBar, Window, WindowKind};
+use xen_pci_layout::pci::{Bar, Bdf, Device, PresentFunction};
+use xen_pci_layout::source::present;
+
+/// How long the guest may take for one step.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Attach what follows a plus at that slot, detach what sits at the slot that follows a minus.
+const SEQUENCES: &[&[&str]] = &[
+    &["+5 pci-testdev,membar=64M"],
+    &["+5 nvme,serial=a"],
+    &["+5 edu"],
+    &["+5 edu", "+6 edu", "-5", "+5 edu"],
+    &["+5 edu", "+6 nvme,serial=a", "+7 pci-testdev,membar=256M", "-6", "+6 edu"],
+    &["+5 pci-testdev,membar=1G", "+6 pci-testdev,membar=1G", "+7 pci-testdev,membar=1G"],
+    &["+5 pci-testdev,membar=2G", "+6 pci-testdev,membar=512M", "+7 pci-testdev,membar=512M"],
+    &["+5 pci-testdev,membar=4G"],
+    &[
+        "+5 pci-testdev,membar=16M",
+        "+6 pci-testdev,membar=1G",
+        "+7 pci-testdev,membar=32M",
+        "-5",
+        "+8 pci-testdev,membar=8M",
+    ],
+    &["+5 rtl8139,romfile=", "+6 rtl8139,romfile=", "+7 rtl8139,romfile="],
+    &["+5 rtl8139,romfile=", "+6 edu", "-5", "+7 sdhci-pci", "+8 rtl8139,romfile="],
+    &["+5 lsi53c895a", "+6 sdhci-pci", "+7 lsi53c895a", "-6", "+8 pci-testdev,membar=64K"],
+    &["+5 e1000,romfile=", "+6 nvme,serial=a", "+7 e1000,romfile=", "-5", "+8 edu", "+9 e1000,romfile="],
+    &["+5 qemu-xhci", "+6 intel-hda", "+7 virtio-rng-pci", "+8 nvme,serial=a"],
+    &[
+        "+5 virtio-net-pci,romfile=",
+        "+6 virtio-balloon-pci",
+        "-5",
+        "+7 virtio-rng-pci",
+        "+5 pci-testdev,membar=16K",
+    ],
+    &["+5 i82550,romfile=", "+6 ne2k_pci,romfile=", "+7 AC97,audiodev=none", "-6", "+8 ES1370,audiodev=none"],
+    &[
+        "+5 nvme,serial=a",
+        "+6 nvme,serial=b",
+        "+7 nvme,serial=c",
+        "-6",
+        "+6 pci-testdev,membar=16K",
+        "+8 nvme,serial=d",
+    ],
+    &["+5 e1000", "+6 pci-testdev,membar=128M"],
+    &["+5 vmxnet3,romfile=", "+6 pvscsi", "+7 megasas", "-5", "+8 sdhci-pci"],
+    &["+5 nec-usb-xhci", "+6 piix3-usb-uhci", "+7 usb-ehci", "-5", "+8 ich9-ahci", "+9 sdhci-pci"],
+    &[
+        "+5 pci-testdev,membar=512M",
+        "+6 pci-testdev,membar=1G",
+        "-5",
+        "+7 pci-testdev,membar=256M",
+        "+8 nvme,serial=a",
+    ],
+    &["+5 pci-serial-2x", "+6 pci-serial-4x", "-5", "+7 rtl8139,romfile=", "+8 pci-serial-2x"],
+    &["+5 am53c974", "+6 mptsas1068", "+7 i6300esb", "-6", "+8 sdhci-pci", "+9 edu"],
+    &["+5 bochs-display", "+6 secondary-vga", "-5", "+7 nvme,serial=a", "+8 bochs-display"],
+];
+
+/// A running guest.
+struct Guest {
+    qemu: Child,
+    console: PathBuf,
+    /// What its init says on the second serial port.
+    lists: PathBuf,
+    socket: PathBuf,
+    /// How much of that was read.
+    read: usize,
+    windows: Vec<Window>,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+    }
+}
+
+/// Start, size and flags of each resource, by function; as sysfs shows them.
+type Resources = BTreeMap<Bdf, Vec<(u64, u64, u64)>>;
+
+impl Guest {
+    fn boot() -> (Self, Resources) {
+        let variable =
+            |name| std::env::var(name).unwrap_or_else(|_| panic!("{name}: run tests/stages/70-forecast"));
+        let directory = tempfile::tempdir().unwrap();
+        let [console, lists, socket] = ["console", "lists", "qmp"].map(|name| directory.path().join(name));
+        let qemu = Command::new("qemu-system-x86_64")
+            .args([
+                "-machine",
+                "pc",
+                "-accel",
+                "tcg",
+                "-m",
+                "256",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-nodefaults",
+            ])
+            .args(["-device", "VGA", "-audiodev", "none,id=none"])
+            .args(["-kernel", &variable("FORECAST_KERNEL"), "-initrd", &variable("FORECAST_INITRD")])
+            .args(["-append", "console=ttyS0 panic=-1 loglevel=7"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .arg("-serial")
+            .arg(format!("file:{}", lists.display()))
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut guest =
+            Self { qemu, console, lists, socket, read: 0, windows: Vec::new(), _directory: directory };
+        let resources = guest.settle();
+        let log = std::fs::read_to_string(&guest.console).unwrap();
+        for line in log.lines() {
+            let Some((_, window)) = line.split_once("pci_bus 0000:00: root bus resource [mem ") else {
+                continue;
+            };
+            let (first, last) = window.split(' ').next().unwrap().split_once('-').unwrap();
+            let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+            let (start, end) = (Address::new(number(first)), Address::new(number(last) + 1));
+            if start.get() >= 1 << 20 {
+                let kind = if start < Address::FOUR_GIB { WindowKind::Low } else { WindowKind::High };
+                guest.windows.push(Window { kind, start, end });
+            }
+        }
+        (guest, resources)
+    }
+
+    /// Waits for the guest's next list of functions.
+    fn settle(&mut self) -> Resources {
+        let started = Instant::now();
+        loop {
+            let bytes = std::fs::read(&self.lists).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes[self.read..]).into_owned();
+            if let (Some(begin), Some(end)) = (text.rfind("LIST-BEGIN"), text.rfind("LIST-END"))
+                && begin < end
+            {
+                self.read = bytes.len();
+                return resources(&text[begin..end]);
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the guest is silent; its console ends: {}",
+                tail(&std::fs::read(&self.console).unwrap_or_default())
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn monitor(&self) -> Qmp<qapi::Stream<BufReader<UnixStream>, UnixStream>> {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        let mut monitor = Qmp::new(qapi::Stream::new(BufReader::new(stream.try_clone().unwrap()), stream));
+        monitor.handshake().unwrap();
+        monitor
+    }
+
+    fn command(&self, line: &str) {
+        let command_line = line.to_owned();
+        let said =
+            self.monitor().execute(&qmp::human_monitor_command { command_line, cpu_index: None }).unwrap();
+        assert_eq!(said.trim(), "", "{line}");
+    }
+
+    fn functions(&self) -> Vec<PresentFunction> {
+        present::functions(&self.monitor().execute(&qmp::query_pci {}).unwrap()).unwrap()
+    }
+}
+
+fn tail(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2000)..]).into_owned()
+}
+
+/// `== 0000:00:05.0` and then the lines of its `resource`.
+fn resources(text: &str) -> Resources {
+    let mut found = Resources::new();
+    let mut last = None;
+    for line in text.lines() {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix("== 0000:") {
+            last = Some(name.parse::<Bdf>().unwrap());
+            found.insert(last.unwrap(), Vec::new());
+        } else if let Some(bdf) = last
+            && line.starts_with("0x")
+        {
+            let numbers: Vec<u64> =
+                line.split_whitespace().map(|word| u64::from_str_radix(&word[2..], 16).unwrap()).collect();
+            let size = if numbers[2] == 0 { 0 } else { numbers[1] - numbers[0] + 1 };
+            found.get_mut(&bdf).unwrap().push((numbers[0], size, numbers[2]));
+        }
+    }
+    found
+}
+
+/// IORESOURCE_IO, and IORESOURCE_UNSET: the kernel found no place.
+const IO: u64 = 0x100;
+const UNSET: u64 = 0x2000_0000;
+/// IORESOURCE_ROM_SHADOW and the fixed ports of IDE are no BARs (IORESOURCE_PCI_FIXED).
+const FIXED: u64 = 0x10;
+
+fn register(index: usize) -> u8 {
+    if index == 6 { 0x30 } else { 0x10 + 4 * index as u8 }
+}
+
+/// The layout that the guest has, by its own account.
+fn layout(guest: &Guest, now: &Resources, functions: &[PresentFunction]) -> Layout {
+    let mut layout = Layout::default();
+    layout.phys_bits = 40;
+    layout.windows = guest.windows.clone();
+    for (&bdf, resources) in now {
+        let known = functions.iter().find(|function| function.bdf == bdf).unwrap();
+        let class = if known.vendor == 0x1234 && known.device == 0x1111 { 0x0300 } else { 0 };
+        let (vendor, device) = (known.vendor, known.device);
+        layout.devices.push(LayoutDevice {
+            bdf,
+            vendor,
+            device,
+            class,
+            bridge: None,
+            host: None,
+            model: None,
+        });
+        for (index, &(start, size, flags)) in resources.iter().enumerate().take(7) {
+            if size == 0 || flags & (FIXED | UNSET) != 0 || start == 0 {
+                continue;
+            }
+            let bar = known.bars.iter().find(|bar| bar.reg == register(index)).unwrap();
+            assert_eq!(bar.size.get(), size, "{bdf} resource {index}");
+            layout.bars.push(PlacedBar {
+                bdf,
+                reg: bar.reg,
+                kind: bar.kind,
+                size: bar.size,
+                prefetch: false,
+                address: Address::new(start),
+                host: None,
+            });
+        }
+    }
+    layout
+}
+
+/// The new function with its BARs, as QEMU has it.
+fn device(function: &PresentFunction, resources: &[(u64, u64, u64)]) -> Device {
+    let prefetch = |reg: u8| {
+        let index = if reg == 0x30 { 6 } else { usize::from((reg - 0x10) / 4) };
+        resources.get(index).is_some_and(|(_, _, flags)| flags & 0x2000 != 0)
+    };
+    let bars = function.bars.iter().map(|bar| Bar {
+        reg: bar.reg,
+        kind: bar.kind,
+        size: bar.size,
+        prefetch: prefetch(bar.reg),
+        value: 0,
+        io16: false,
+        host_address: None,
+    });
+    Device {
+        bdf: function.bdf,
+        vendor: function.vendor,
+        device: function.device,
+        class: 0,
+        header: 0,
+        command: 0,
+        int_pin: 0,
+        int_line: 0,
+        bars: bars.collect(),
+        raw: Vec::new(),
+        bridge: None,
+        host: None,
+        model: None,
+    }
+}
+
+/// Where the kernel really has a function's BARs.
+fn outcome(device: &Device, resources: &[(u64, u64, u64)]) -> Vec<(u8, Option<u64>)> {
+    let real = |bar: &Bar| {
+        let index = if bar.reg == 0x30 { 6 } else { usize::from((bar.reg - 0x10) / 4) };
+        let (start, size, flags) = resources[index];
+        (size != 0 && flags & UNSET == 0 && (start != 0 || flags & IO != 0)).then_some(start)
+    };
+    let mut outcome: Vec<_> = device.bars.iter().map(|bar| (bar.reg, real(bar))).collect();
+    outcome.sort_unstable();
+    outcome
+}
+
+#[test]
+fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
+    let (mut guest, mut now) = Guest::boot();
+    assert!(guest.windows.iter().any(|window| window.kind == WindowKind::High), "{:?}", guest.windows);
+    println!("windows: {:x?}", guest.windows);
+    let (mut bars, mut wrong) = (0, Vec::new());
+    for (number, sequence) in SEQUENCES.iter().enumerate() {
+        let mut there: Vec<u8> = Vec::new();
+        for step in *sequence {
+            let before = layout(&guest, &now, &guest.functions());
+            if let Some(slot) = step.strip_prefix('-') {
+                guest.command(&format!("device_del d{slot}"));
+                now = guest.settle();
+                there.retain(|other| other.to_string() != slot);
+                continue;
+            }
+            let (slot, driver) = step[1..].split_once(' ').unwrap();
+            guest.command(&format!("device_add {driver},addr={slot},id=d{slot}"));
+            now = guest.settle();
+            let slot: u8 = slot.parse().unwrap();
+            there.push(slot);
+            let bdf = Bdf::new(0, slot, 0).unwrap();
+            let functions = guest.functions();
+            let function = functions.iter().find(|function| function.bdf == bdf).unwrap();
+            let added = device(function, &now[&bdf]);
+            let predicted: Vec<_> = forecast::linux(&before, &Present::default(), &added)
+                .bars
+                .iter()
+                .map(|bar| (bar.reg, bar.address.map(Address::get)))
+                .collect();
+            let real = outcome(&added, &now[&bdf]);
+            bars += real.len();
+            if predicted != real {
+                wrong.push(format!("sequence {number}, {step}: predicted {predicted:x?}, real {real:x?}"));
+            }
+            // The guest has enabled it: QEMU knows its addresses too, and they are no difference to the guest's own.
+            let seen = observe(&layout(&guest, &now, &functions), &functions);
+            let moved = |difference: &&xen_pci_layout::hotplug::Difference| {
+                matches!(difference, xen_pci_layout::hotplug::Difference::Moved { .. })
+            };
+            let moved: Vec<_> = seen.differences.iter().filter(moved).collect();
+            assert!(moved.is_empty(), "sequence {number}, {step}: {moved:?}");
+        }
+        for slot in there {
+            guest.command(&format!("device_del d{slot}"));
+            now = guest.settle();
+        }
+        println!("sequence {number}: {}", sequence.join(", "));
+    }
+    assert!(wrong.is_empty(), "{} of {bars} BARs' devices: {wrong:#?}", wrong.len());
+    println!("{} sequences, {bars} BARs where the forecast said", SEQUENCES.len());
+}
