@@ -92,7 +92,7 @@ enum Mode {
         #[arg(long)]
         program: PathBuf,
         /// How many guests
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
         count: u64,
         #[command(flatten)]
         random: Random,
@@ -108,6 +108,8 @@ enum Failure {
     Input(String),
     #[error("{0}")]
     Surroundings(String),
+    #[error("nobody reads the answers")]
+    ClosedPipe,
 }
 
 impl Failure {
@@ -116,12 +118,19 @@ impl Failure {
             Self::Differs(_) => 1,
             Self::Input(_) => 2,
             Self::Surroundings(_) => 3,
+            // Not a failure: whoever read has read enough.
+            Self::ClosedPipe => 0,
         }
     }
 }
 
 fn surroundings(error: impl std::fmt::Display) -> Failure {
     Failure::Surroundings(error.to_string())
+}
+
+/// A failed write of answers.
+fn unwritten(error: std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Failure::ClosedPipe } else { surroundings(error) }
 }
 
 /// A machine for the loader in this file, its variables found.
@@ -159,9 +168,9 @@ fn answer(loader: &Path, registers: bool) -> Result<(), Failure> {
             }
             Err(error) => json!({"id": line.id, "error": error.to_string()}),
         };
-        writeln!(out, "{answer}").map_err(surroundings)?;
+        writeln!(out, "{answer}").map_err(unwritten)?;
     }
-    out.flush().map_err(surroundings)
+    out.flush().map_err(unwritten)
 }
 
 /// Runs recorded cases again.
@@ -199,9 +208,9 @@ fn generate(count: u64, generator: Generator) -> Result<(), Failure> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for number in 0..count {
         let (id, guest) = generator.guest(number);
-        writeln!(out, "{}", json!({"id": id, "input": guest})).map_err(surroundings)?;
+        writeln!(out, "{}", json!({"id": id, "input": guest})).map_err(unwritten)?;
     }
-    out.flush().map_err(surroundings)
+    out.flush().map_err(unwritten)
 }
 
 /// Compares a program with the loader; each difference is shown on a guest as small as it gets.
@@ -240,7 +249,7 @@ fn main() -> ExitCode {
         (None, None, None) => Err(Failure::Input("name a loader, or a mode (--help)".to_owned())),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("hvmloader-emulator: {failure}");
             ExitCode::from(failure.exit_code())
