@@ -55,10 +55,10 @@ pub struct LoadedGuest {
 }
 
 impl GuestArguments {
-    /// A guest on the host whose tree is in `host`, with nothing more said about either.
-    pub fn on(guest: PathBuf, host: Option<PathBuf>) -> Self {
+    /// A guest of that width, where it is known, on the host whose tree is in `host`, with nothing more said about either.
+    pub fn on(guest: PathBuf, host: Option<PathBuf>, phys_bits: Option<u8>) -> Self {
         let host = HostArguments { host, lspci: None };
-        Self { guest, host, phys_bits: None, rdm: Vec::new(), cpu: None, ask_qemu: None }
+        Self { guest, host, phys_bits, rdm: Vec::new(), cpu: None, ask_qemu: None }
     }
 
     /// Which host is meant.

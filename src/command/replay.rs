@@ -146,7 +146,9 @@ impl Replay {
     fn recording(&self, out: &mut dyn Write, report: &mut Report, path: &Path) -> Result<(), Failure> {
         let input = |error: &dyn std::fmt::Display| Failure::Input(error.to_string());
         let recording = Recording::read(path).map_err(|error| input(&error))?;
-        let loaded = GuestArguments::on(recording.configuration.clone(), recording.host.clone()).load()?;
+        let bits = recording.run.phys_bits().filter(|bits| (32..=52).contains(bits));
+        let loaded =
+            GuestArguments::on(recording.configuration.clone(), recording.host.clone(), bits).load()?;
         let mut guest = loaded.guest;
         for (name, value) in &recording.loader_keys {
             guest.xenstore.insert(format!("hvmloader/{name}"), value.clone());
