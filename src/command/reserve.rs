@@ -16,7 +16,7 @@ use crate::source::host::Host;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Hot-plug space")]
 pub struct ReserveArguments {
-    /// Keep SIZE for devices to come: a quarter below 4 GiB (3 GiB at most), the rest above
+    /// Keep SIZE for devices to come: a quarter below 4 GiB (1 GiB at most), the rest above
     #[arg(long, value_name = "SIZE", value_parser = super::size_argument)]
     reserve: Option<Size>,
     /// Keep SIZE below 4 GiB

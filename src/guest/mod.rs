@@ -85,11 +85,12 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// One number for both: a quarter below 4 GiB, 3 GiB at most, and the rest above.
+    /// One number for both: a quarter below 4 GiB, 1 GiB at most, and the rest above.
     ///
-    /// A device with a large 64-bit BAR has small ones that must lie low; more than a quarter would cost RAM below 4 GiB.
+    /// A device with a large 64-bit BAR has small ones that must lie low; more than a quarter would cost RAM below
+    /// 4 GiB. And no hole has an aligned 2 GiB: the fixed regions end the last one.
     pub fn split(total: Size) -> Self {
-        let low = Size::new(total.get() >> 2).min(Size::new(3 << 30));
+        let low = Size::new(total.get() >> 2).min(Size::GIB);
         Self { low, high: total.saturating_sub(low) }
     }
 
