@@ -126,6 +126,9 @@ impl Predict {
                     &report.prediction,
                     &report.warnings,
                 )?;
+                for origin in &loaded.origins {
+                    writeln!(out, "\n{origin}")?;
+                }
                 if let Some(suggestion) = &report.suggestion {
                     report::prediction::suggestion(out, suggestion, report.safe)?;
                 }
