@@ -23,6 +23,7 @@ mod storing;
 mod storm;
 mod updating;
 mod wire;
+mod wrapper;
 
 /// Makes each named function a test on either daemon.
 macro_rules! on_both_daemons {
