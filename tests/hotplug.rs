@@ -11,11 +11,11 @@
 
 use proptest::prelude::*;
 use xen_pci_layout::address::{Address, Range, Size};
-use xen_pci_layout::hotplug::{self, Present};
+use xen_pci_layout::hotplug::{self, Difference, Present};
 use xen_pci_layout::layout::{
     Code, Layout, LayoutDevice, PlacedBar, Reservation, ReservedKind, ReservedMemory, Window, WindowKind,
 };
-use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device};
+use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device, PresentBar, PresentFunction};
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0xf000_0000;
@@ -396,6 +396,9 @@ fn behind_a_bridge_only_its_windows_count() {
     assert_eq!(behind(&[(BarKind::Mem64, 4 * m)], true).unwrap(), HIGH + 4 * m);
     assert_eq!(behind(&[(BarKind::Mem64, 4 * m)], false).unwrap_err().code, Code::DoesNotFit);
     assert_eq!(behind(&[(BarKind::Mem64, m)], false).unwrap(), LOW + 2 * m);
+    let mut nowhere = device(6, &[(BarKind::Mem32, m)]);
+    nowhere.bridge = Bdf::new(0, 9, 0);
+    assert_eq!(refusal(&now, &nowhere).code, Code::NoWindow);
     let root = attach(&now, &device(5, &[(BarKind::Mem32, 2 * m), (BarKind::Mem64, 4 * m)])).unwrap();
     let places: Vec<u64> = root.bars.iter().map(|bar| bar.address.get()).collect();
     assert_eq!(places, [LOW + 4 * m, HIGH], "a bridge's windows are not the root bus's");
@@ -478,4 +481,63 @@ fn any_order_of_one_device_is_its_own_size_and_of_two_no_byte_less_will_do() {
     let both = [small.clone(), small.clone()];
     assert!(survives(enough, &both, 2, &[(0, 0), (1, 0)]).is_ok());
     assert!(survives(enough - PAGE, &both, 2, &[(0, 0), (1, 0)]).is_err());
+}
+
+/// A function as the device model has it: 32-bit BARs of a page each, by register.
+fn present(slot: u8, bars: &[(u8, Option<u64>)]) -> PresentFunction {
+    let bars = bars.iter().map(|&(reg, address)| PresentBar {
+        reg,
+        kind: BarKind::Mem32,
+        size: Size::new(PAGE),
+        address: address.map(Address::new),
+    });
+    PresentFunction { bdf: Bdf::new(0, slot, 0).unwrap(), vendor: 0x8086, device: 1, bars: bars.collect() }
+}
+
+#[test]
+fn a_bar_that_the_guest_moved_counts_where_it_is() {
+    let mut stored = layout(2, 0, 0);
+    put(&mut stored, 3, 0x10, BarKind::Mem32, PAGE, LOW);
+    let seen = hotplug::observe(&stored, &[present(3, &[(0x10, Some(LOW + PAGE))])]);
+    assert_eq!(seen.differences.len(), 1, "{:?}", seen.differences);
+    let found = hotplug::attach(&seen.layout, &seen.present, &device(4, &[(BarKind::Mem32, PAGE)])).unwrap();
+    assert_eq!(found.bars[0].address.get(), LOW, "its old place is free");
+    assert_eq!(found.layout.bars[0].address.get(), LOW + PAGE, "and its new one is recorded");
+}
+
+#[test]
+fn a_bar_without_decode_keeps_its_place_and_is_uncertain() {
+    let mut stored = layout(1, 0, 0);
+    put(&mut stored, 3, 0x10, BarKind::Mem32, PAGE, LOW);
+    let seen = hotplug::observe(&stored, &[present(3, &[(0x10, None)])]);
+    assert!(matches!(seen.differences[..], [Difference::Uncertain { reg: 0x10, .. }]));
+    let no = hotplug::attach(&seen.layout, &seen.present, &device(4, &[(BarKind::Mem32, PAGE)]));
+    assert_eq!(no.unwrap_err().code, Code::DoesNotFit);
+}
+
+#[test]
+fn a_function_that_nobody_recorded_takes_its_slot_and_its_space() {
+    let stored = layout(2, 0, 0);
+    let seen = hotplug::observe(&stored, &[present(2, &[(0x10, Some(LOW))])]);
+    assert!(matches!(seen.differences[..], [Difference::Unrecorded { .. }]));
+    assert_eq!(hotplug::free_slot(&seen.layout, &seen.present), Bdf::new(0, 3, 0));
+    let found = hotplug::attach(&seen.layout, &seen.present, &device(4, &[(BarKind::Mem32, PAGE)])).unwrap();
+    assert_eq!(found.bars[0].address.get(), LOW + PAGE);
+    let taken = hotplug::attach(&seen.layout, &seen.present, &device(2, &[(BarKind::Mem32, PAGE)]));
+    assert_eq!(taken.unwrap_err().code, Code::SlotTaken);
+}
+
+#[test]
+fn a_bar_that_moved_where_no_layout_may_have_it_bars_both_places() {
+    let mut stored = layout(4, 0, 0);
+    put(&mut stored, 3, 0x10, BarKind::Mem32, 256, LOW);
+    put(&mut stored, 5, 0x10, BarKind::Mem32, 256, LOW + PAGE);
+    let mut packed = present(5, &[(0x10, Some(LOW + 256))]);
+    packed.bars[0].size = Size::new(256);
+    let mut still = present(3, &[(0x10, Some(LOW))]);
+    still.bars[0].size = Size::new(256);
+    let seen = hotplug::observe(&stored, &[still, packed]);
+    assert_eq!(seen.layout, stored, "two on a page is no layout");
+    let found = hotplug::attach(&seen.layout, &seen.present, &device(6, &[(BarKind::Mem32, PAGE)])).unwrap();
+    assert_eq!(found.bars[0].address.get(), LOW + 2 * PAGE);
 }

@@ -88,6 +88,14 @@ fn cause(
     if place(&unreserved, blocking, layout.page_size).is_some() {
         return (Code::ReservedMemory, "would fit but for reserved memory inside the window".to_owned());
     }
+    if let Some(bridge) = device.bridge {
+        let windows = [&space.low, &space.high, &space.io];
+        return if windows.iter().all(|room| room.is_none()) {
+            (Code::NoWindow, format!("cannot be placed: the bridge {bridge} forwards nothing"))
+        } else {
+            (Code::DoesNotFit, format!("fits into no window of the bridge {bridge}"))
+        };
+    }
     if all(blocking, &[BarKind::Io]) {
         return match space.io {
             Some(_) => (Code::DoesNotFit, "does not fit into the I/O window".to_owned()),
