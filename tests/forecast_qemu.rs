@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-//! The forecast against a Linux kernel in QEMU: devices are hot-added and removed, and each BAR's address in the guest's
-//! sysfs is compared with the one predicted; QEMU's own answer, where `attach` takes present addresses from, with both.
+//! The forecast against a Linux kernel in QEMU: devices are hot-added and removed, and each BAR's address in the
+//! guest's sysfs is compared with the one predicted; QEMU's own answer, where `attach` takes present addresses from,
+//! with both.
 //!
-//! tests/stages/70-forecast makes the initramfs and runs this, with FORECAST_KERNEL and FORECAST_INITRD in the environment.
+//! tests/stages/70-forecast makes the initramfs and runs this, with FORECAST_KERNEL and FORECAST_INITRD in the
+//! environment.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,

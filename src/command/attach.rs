@@ -21,8 +21,8 @@ use crate::report;
 pub struct Attach {
     #[command(flatten)]
     layout: LayoutArguments,
-    /// The host's device, SSSS:BB:SS.F@VSLOT in hexadecimal (SSSS: and @VSLOT may be left out), or a JSON file with one element of a guest
-    /// description's devices
+    /// The host's device, SSSS:BB:SS.F@VSLOT in hexadecimal (SSSS: and @VSLOT may be left out), or a JSON file with
+    /// one element of a guest description's devices
     #[arg(value_name = "DEVICE")]
     device: DeviceName,
     #[command(flatten)]

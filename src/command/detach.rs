@@ -18,7 +18,8 @@ use crate::report;
 pub struct Detach {
     #[command(flatten)]
     layout: LayoutArguments,
-    /// The host's device, SSSS:BB:SS.F@VSLOT in hexadecimal (SSSS: and @VSLOT may be left out), or the JSON file that it was attached from
+    /// The host's device, SSSS:BB:SS.F@VSLOT in hexadecimal (SSSS: and @VSLOT may be left out), or the JSON file that
+    /// it was attached from
     #[arg(value_name = "DEVICE")]
     device: DeviceName,
     /// Record it: the space is free from then on

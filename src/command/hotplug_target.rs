@@ -46,8 +46,8 @@ impl LayoutArguments {
         present.ask()
     }
 
-    /// Asks `change` what it makes of the layout and, if that is wanted and differs, stores it. What was decided on is what is stored:
-    /// no other change slips in between.
+    /// Asks `change` what it makes of the layout and, if that is wanted and differs, stores it. What was decided on
+    /// is what is stored: no other change slips in between.
     ///
     /// The inner result is the answer, the outer one says whether there is one.
     pub fn change<T: Send + 'static>(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! How much space lets devices come and go in any order without ever failing for fragmentation.
 //!
-//! A block of `b` bytes, wherever it is put at a multiple of `b`, keeps at most `max(b, s)` bytes' worth of the aligned places
-//! for a block of `s` bytes from it. So a region that has those bytes for all blocks that can be there at the same
-//! time, and `s` more, has a place for it, whatever the order and whoever chose the places: a guest's system may choose
-//! as badly as it likes. The one thing asked of it is that it gives a device its BARs largest first, as Linux and
-//! this program do. docs/hotplug.md has the proof, tests/hotplug.rs plays against it.
+//! A block of `b` bytes, wherever it is put at a multiple of `b`, keeps at most `max(b, s)` bytes' worth of the
+//! aligned places for a block of `s` bytes from it. So a region that has those bytes for all blocks that can be there
+//! at the same time, and `s` more, has a place for it, whatever the order and whoever chose the places: a guest's
+//! system may choose as badly as it likes. The one thing asked of it is that it gives a device its BARs largest
+//! first, as Linux and this program do. docs/hotplug.md has the proof, tests/hotplug.rs plays against it.
 
 use crate::address::Size;
 use crate::guest::Reserve;

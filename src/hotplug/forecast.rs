@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Where Linux puts a hot-added device's BARs.
 //!
-//! A model of what acpiphp's enable_slot makes the kernel do (drivers/pci/setup-bus.c, setup-res.c, bus.c and kernel/resource.c):
-//! the largest alignment first, BARs of one alignment in register order; a 64-bit BAR above 4 GiB first, prefetchable or
-//! not, and below only where that fails; the lowest free multiple of the BAR's own size in the first window that has
-//! one. Unlike [`attach`](super::attach()) it knows no pages: small BARs of two devices may come to lie on one.
+//! A model of what acpiphp's enable_slot makes the kernel do (drivers/pci/setup-bus.c, setup-res.c, bus.c and
+//! kernel/resource.c): the largest alignment first, BARs of one alignment in register order; a 64-bit BAR above 4 GiB
+//! first, prefetchable or not, and below only where that fails; the lowest free multiple of the BAR's own size in the
+//! first window that has one. Unlike [`attach`](super::attach()) it knows no pages: small BARs of two devices may
+//! come to lie on one.
 
 use serde::Serialize;
 

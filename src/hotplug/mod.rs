@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Hot-plug: would a device fit into a running guest, where, and what would a guest's system make of it?
 //!
-//! A layout is all that is needed. Two answers are kept apart. *Has it room?* ([`attach()`]): nothing that is attached moves, and the
-//! answer is yes exactly where the windows' free space has an aligned place for each BAR. *Where will the guest put
-//! it?* ([`forecast`]): a hot-added device comes without addresses, and the guest's operating system gives it some by rules of its
-//! own; they are Linux's here. docs/hotplug.md has the reasoning.
+//! A layout is all that is needed. Two answers are kept apart. *Has it room?* ([`attach()`]): nothing that is
+//! attached moves, and the answer is yes exactly where the windows' free space has an aligned place for each BAR.
+//! *Where will the guest put it?* ([`forecast`]): a hot-added device comes without addresses, and the guest's
+//! operating system gives it some by rules of its own; they are Linux's here. docs/hotplug.md has the reasoning.
 
 mod any_order;
 mod attach;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Places for a device's BARs in what is free.
 //!
-//! Blocks are powers of two and aligned to their size. Going down in size, a block takes one aligned block and with it
-//! the same number of smaller ones wherever it goes, so which one it takes does not matter, and taking a block wherever one is left is
-//! complete. What can go into either window takes the high one while that has room: whatever then stays for the low one is no
-//! harder to place than any other choice's rest. docs/hotplug.md has the proof; the tests compare with trying everything.
+//! Blocks are powers of two and aligned to their size. Going down in size, a block takes one aligned block and with
+//! it the same number of smaller ones wherever it goes, so which one it takes does not matter, and taking a block
+//! wherever one is left is complete. What can go into either window takes the high one while that has room: whatever
+//! then stays for the low one is no harder to place than any other choice's rest. docs/hotplug.md has the proof; the
+//! tests compare with trying everything.
 
 use super::Space;
 use crate::address::{Address, Size};
