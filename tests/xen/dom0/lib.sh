@@ -99,7 +99,7 @@ ask() {
 
 # stop NAME: there is nothing in a guest to lose.
 stop() {
-    xl destroy "$1" || fail "xl destroy $1"
+    xl destroy "$1" 2>"$RESULTS/$1/xl-destroy.log" || fail "xl destroy $1"
 }
 
 # assignable BDF...: takes host devices from dom0, to be passed through.
