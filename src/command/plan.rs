@@ -81,6 +81,7 @@ impl Choices {
             self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
         let mut layout = checked_plan(&loaded.guest, options)?;
         layout.warnings.splice(0..0, loaded.warnings.into_iter().chain(accepted));
+        layout.origins = loaded.origins;
         Ok(layout)
     }
 }

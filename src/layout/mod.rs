@@ -56,6 +56,9 @@ pub struct Layout {
     pub mtrrs: u32,
     /// What the administrator should know.
     pub warnings: Vec<Warning>,
+    /// Where the width, the processor and the reserved memory come from, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     /// Every function on the guest's buses, with BARs or without: a slot that is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<LayoutDevice>,
@@ -232,6 +235,7 @@ impl Default for Layout {
             bridges: Vec::new(),
             mtrrs: 0,
             warnings: Vec::new(),
+            origins: Vec::new(),
             devices: Vec::new(),
             hot_plugged: Vec::new(),
             promised: Vec::new(),

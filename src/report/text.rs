@@ -29,6 +29,12 @@ pub fn layout(out: &mut dyn Write, layout: &Layout) -> io::Result<()> {
             writeln!(out, "  {place:<33} {:>7}  {}", bar.size.to_string(), bar_text(layout, bar))?;
         }
     }
+    if !layout.origins.is_empty() {
+        writeln!(out)?;
+    }
+    for origin in &layout.origins {
+        writeln!(out, "  {origin}")?;
+    }
     for warning in &layout.warnings {
         let about = warning.bdf.map(|bdf| format!("{bdf}: ")).unwrap_or_default();
         writeln!(out, "\nwarning: {about}{} [{}]", warning.message, warning.code)?;
