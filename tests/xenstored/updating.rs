@@ -10,11 +10,12 @@ use xen_pci_layout::layout::Warning;
 use xen_pci_layout::xenstore::{Domid, Store};
 
 use crate::daemon::{Daemon, Kind};
-use crate::helper::{Outcome, apply, finish, guest, show};
+use crate::helper::{Outcome, apply, finish, guest, program, show};
 
 crate::on_both_daemons!(
     changes_by_eight_processes_at_once_are_all_kept,
     keys_that_differ_from_the_stored_layout_are_found,
+    attachments_at_once_all_get_a_place_of_their_own,
 );
 
 const PROCESSES: u64 = 8;
@@ -114,4 +115,35 @@ fn keys_that_differ_from_the_stored_layout_are_found(kind: Kind) {
     );
     assert_eq!(found[1], format!("{root}/high Some(\"{high}\") None"));
     assert_eq!(found[2], format!("{root}/bar/1f-7 None Some(\"10=0:1000\")"));
+}
+
+fn attachments_at_once_all_get_a_place_of_their_own(kind: Kind) {
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    apply(&daemon.socket(), 7, &guest(&daemon.directory, "one", &[4 << 30])).succeeded();
+    let started = Instant::now();
+    let attaching: Vec<Child> = (0x10..0x18)
+        .map(|slot| {
+            let device = daemon.directory.join(format!("device-{slot:x}.json"));
+            let text = serde_json::json!({
+                "bdf": format!("00:{slot:02x}.0"), "vendor": 0x1234, "device": slot, "class": 0x0200,
+                "bars": [{"reg": 16, "kind": "mem32", "size": 0x10_0000}],
+            });
+            std::fs::write(&device, text.to_string()).unwrap();
+            let mut command = program(&daemon.socket());
+            command.args(["attach", "--commit", "--domid", "7"]).arg(device).spawn().unwrap()
+        })
+        .collect();
+    for process in attaching {
+        finish(process, started).succeeded();
+    }
+    let layout: serde_json::Value = serde_json::from_str(&show(&daemon.socket(), 7).succeeded()).unwrap();
+    let small = layout["bars"].as_array().unwrap().iter().filter(|bar| bar["size"] == 0x10_0000);
+    let mut places: Vec<u64> = small.map(|bar| bar["address"].as_u64().unwrap()).collect();
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(places.len(), 8, "{layout}");
+    assert_eq!(daemon.client().read("/libxl/7/pci-layout/generation").unwrap(), "9");
+    let low = daemon.client().read("/local/domain/7/hvmloader/pci/layout/bar/17-0").unwrap();
+    assert!(low.starts_with("10=") && low.ends_with(":100000"), "{low}");
 }
