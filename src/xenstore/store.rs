@@ -79,13 +79,18 @@ impl Store {
         let turn = Turn::take();
         self.client.run(move |connection| {
             let _turn = turn;
-            let (trees, generation) = transaction::<_, StoreError>(connection, domid, |span| {
+            let look = |span: &Span| {
                 let facts = inspect(span, domid)?;
                 let generation = next_generation(span, domid)?;
                 let trees = schema::subtrees(domid, facts.device_model, &layout, generation)?;
-                replace(span, domid, &facts, &trees)?;
-                Ok((trees, generation))
-            })?;
+                Ok((facts, trees, generation))
+            };
+            let (_, trees, generation) = transaction::<(Facts, [Subtree; 3], u64), StoreError>(
+                connection,
+                domid,
+                look,
+                |span, (facts, trees, _)| replace(span, domid, facts, trees),
+            )?;
             read_back(connection, domid, &trees, generation)?;
             Ok(generation)
         })?
@@ -104,7 +109,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read_layout`].
     pub fn read_stored(&self, domid: Domid) -> Result<Option<Stored>, StoreError> {
-        self.client.run(move |connection| transaction(connection, domid, |span| stored(span, domid)))?
+        self.client.run(move |connection| reading(connection, domid, |span| stored(span, domid)))?
     }
 
     /// Changes the stored layout: `change` makes a new one of it. Between its look at the old one and the new
@@ -121,17 +126,21 @@ impl Store {
         let turn = Turn::take();
         self.client.run(move |connection| {
             let _turn = turn;
-            let written = transaction::<_, UpdateError<E>>(connection, domid, |span| {
+            let look = |span: &Span| {
                 let facts = inspect(span, domid)?;
                 let Some(stored) = stored(span, domid)? else { return Ok(None) };
                 let layout = change(&stored.layout).map_err(UpdateError::Declined)?;
                 let generation = stored.generation.saturating_add(1);
                 let trees = schema::subtrees(domid, facts.device_model, &layout, generation)
                     .map_err(StoreError::from)?;
-                replace(span, domid, &facts, &trees)?;
-                Ok(Some((layout, trees, generation)))
-            })?;
-            let Some((layout, trees, generation)) = written else { return Ok(None) };
+                Ok(Some((facts, layout, trees, generation)))
+            };
+            let written =
+                transaction::<_, UpdateError<E>>(connection, domid, look, |span, found| match found {
+                    Some((facts, _, trees, _)) => replace(span, domid, facts, trees),
+                    None => Ok(()),
+                })?;
+            let Some((_, layout, trees, generation)) = written else { return Ok(None) };
             read_back(connection, domid, &trees, generation)?;
             Ok(Some(layout))
         })?
@@ -143,7 +152,7 @@ impl Store {
     /// As [`Store::read_layout`].
     pub fn differences(&self, domid: Domid) -> Result<Option<Vec<Difference>>, StoreError> {
         self.client.run(move |connection| {
-            transaction(connection, domid, |span| {
+            reading(connection, domid, |span| {
                 let Some(stored) = stored(span, domid)? else { return Ok(None) };
                 let device_model = device_model(span, domid)?;
                 let trees = schema::subtrees(domid, device_model, &stored.layout, stored.generation)?;
@@ -162,7 +171,7 @@ impl Store {
     pub fn read_domain_key(&self, domid: Domid, name: &str) -> Result<Option<String>, StoreError> {
         let path = format!("{}/{name}", schema::domain(domid.get()));
         self.client.run(move |connection| {
-            transaction(connection, domid, |span| {
+            reading(connection, domid, |span| {
                 existing(span, domid)?;
                 read(span, &path)
             })
@@ -176,28 +185,49 @@ struct Facts {
     device_model: u32,
 }
 
-/// Does `work` in a transaction and commits it, again and again while others disturb it.
+/// A transaction of the client.
+type Span = <Connection as XsTransaction>::Span;
+
+/// Looks in a transaction, puts into the store what follows from what was seen, and commits both, again and again
+/// while others disturb it.
+///
+/// What `look` could not make sense of is judged by the commit too: C xenstored lets a transaction see half of another
+/// one's work, and says so only at its end.
 fn transaction<T, E: From<StoreError>>(
     connection: &Connection,
     domid: Domid,
-    mut work: impl FnMut(&<Connection as XsTransaction>::Span) -> Result<T, E>,
+    mut look: impl FnMut(&Span) -> Result<T, E>,
+    mut put: impl FnMut(&Span, &T) -> Result<(), StoreError>,
 ) -> Result<T, E> {
     let started = Instant::now();
     let mut attempts = 0_u32;
     loop {
         attempts = attempts.saturating_add(1);
         let span = connection.transaction().map_err(|source| failed("start of a transaction", source))?;
-        let result = work(&span)?;
-        match span.commit() {
-            Ok(()) => return Ok(result),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(source) => return Err(failed("commit of a transaction", source).into()),
+        let result = look(&span);
+        if let Ok(found) = &result {
+            put(&span, found)?;
+        }
+        match (span.commit(), result) {
+            (Ok(()), result) => return result,
+            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (Err(_), Err(why)) => return Err(why),
+            (Err(source), Ok(_)) => return Err(failed("commit of a transaction", source).into()),
         }
         if started.elapsed() > PERSEVERANCE {
             return Err(StoreError::Busy { domid, seconds: PERSEVERANCE.as_secs(), attempts }.into());
         }
         std::thread::sleep(pause(attempts));
     }
+}
+
+/// A transaction that only looks.
+fn reading<T>(
+    connection: &Connection,
+    domid: Domid,
+    look: impl FnMut(&Span) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    transaction(connection, domid, look, |_, _| Ok(()))
 }
 
 /// Anything up to 1 ms, doubled with each attempt up to a bound: writers that met once should not meet again.
