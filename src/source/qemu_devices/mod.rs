@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The PCI devices that QEMU emulates: their identities, their BARs, the memory they make QEMU populate.
 //!
-//! The rows of [`table`] are what QMP's `query-pci` and HMP's `info ramblock` say of QEMU 7.2 and 10.0 (Debian's), and a
+//! The rows of [`table`] are what QMP's `query-pci` and HMP's `info ramblock` say of QEMU 7.2 (Debian's), and a
 //! stage of the tests asks a QEMU again. `xenfv`, the machine that xl starts, is a machine of QEMU 3.1 in what it
 //! promises to guests, `pc` (xl's `xen_platform_pci=0`) is the newest: a few devices differ. A device that is not in the
 //! table can be asked of a QEMU ([`ask`]).
