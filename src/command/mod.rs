@@ -10,6 +10,8 @@ mod attach;
 mod audit;
 mod batch;
 mod detach;
+#[cfg(feature = "xenstore")]
+mod dm_args;
 mod guest;
 mod host;
 mod hotplug_target;
@@ -51,6 +53,8 @@ enum Command {
     Apply(apply::Apply),
     #[cfg(feature = "xenstore")]
     Show(show::Show),
+    #[cfg(feature = "xenstore")]
+    DmArgs(dm_args::DmArgs),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Audit(audit::Audit),
@@ -72,6 +76,8 @@ impl CommandLine {
             Command::Apply(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.run(out),
+            #[cfg(feature = "xenstore")]
+            Command::DmArgs(command) => command.run(out),
             Command::Attach(command) => command.run(out),
             Command::Detach(command) => command.run(out),
             Command::Audit(command) => command.run(out),
@@ -89,6 +95,8 @@ impl CommandLine {
             Command::Apply(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]
             Command::Show(command) => command.wants_json(),
+            #[cfg(feature = "xenstore")]
+            Command::DmArgs(command) => command.wants_json(),
             Command::Attach(command) => command.wants_json(),
             Command::Detach(command) => command.wants_json(),
             Command::Audit(command) => command.wants_json(),

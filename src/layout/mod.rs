@@ -12,6 +12,8 @@ pub use check::{Violation, check};
 pub use mtrr::{VARIABLE_MTRRS, variable_mtrrs};
 pub use refusal::{Blocking, Code, Refusal};
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Range, Size};
@@ -252,6 +254,13 @@ impl Layout {
     /// The device that sits there, if it is known.
     pub fn device(&self, bdf: Bdf) -> Option<&LayoutDevice> {
         self.devices.iter().find(|device| device.bdf == bdf)
+    }
+
+    /// The passed-through functions by where the guest sees them.
+    pub fn host_devices(&self) -> BTreeMap<Bdf, Sbdf> {
+        let devices = self.devices.iter().filter_map(|device| Some((device.bdf, device.host?)));
+        let bars = self.bars.iter().filter_map(|bar| Some((bar.bdf, bar.host?)));
+        devices.chain(bars).collect()
     }
 
     /// Where RAM lies: below 4 GiB, and above.

@@ -2,6 +2,7 @@
 //! What an answer looks like: text for people, the loader's lines, the picture.
 
 pub mod audit;
+pub mod device_model;
 pub mod hotplug;
 pub mod loader_lines;
 pub mod prediction;

@@ -4,7 +4,7 @@
 //! Three subtrees, each for one reader, so that nobody sees what is not his: the guest's loader, the
 //! toolstack, the device model. Pure: a layout in, names and values out, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::address::{Address, Range};
 use crate::layout::{Layout, PlacedBar, ReservedKind, WindowKind};
@@ -166,11 +166,10 @@ fn device_model_keys(layout: &Layout) -> Result<Vec<Key>, SchemaError> {
         keys.push(key("max-ram-below-4g", border.get().to_string()));
     }
     keys.extend(windows(layout, &[WindowKind::Low, WindowKind::High]));
-    let devices = layout.devices.iter().filter(|device| device.host.is_some()).map(|device| device.bdf);
-    let bars = layout.bars.iter().filter(|bar| bar.host.is_some()).map(|bar| bar.bdf);
-    let slots: BTreeSet<Bdf> = devices.chain(bars).filter(|bdf| bdf.bus() == 0).collect();
+    let slots: Vec<String> =
+        layout.host_devices().into_keys().filter(|bdf| bdf.bus() == 0).map(slot_and_function).collect();
     if !slots.is_empty() {
-        keys.push(key("slots", slots.into_iter().map(slot_and_function).collect::<Vec<_>>().join(" ")));
+        keys.push(key("slots", slots.join(" ")));
     }
     finished(keys)
 }

@@ -12,6 +12,7 @@
 
 mod attaching;
 mod daemon;
+mod device_model;
 mod domains;
 mod faults;
 mod guest;
