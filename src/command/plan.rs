@@ -76,7 +76,7 @@ impl Choices {
     /// The layout of a guest whose devices are safe with it, with what had to be assumed about it, and what was accepted
     /// of its devices, among the warnings.
     pub fn layout_of(&self, mut loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
-        self.reserve.resolve(loaded.host.as_ref())?.add_to(&mut loaded.guest)?;
+        self.reserve.add_to(&mut loaded.guest, loaded.host.as_ref())?;
         let accepted =
             self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
         let mut layout = checked_plan(&loaded.guest, options)?;
@@ -110,12 +110,11 @@ impl Plan {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         if self.batch {
             let options = self.choices.options()?;
-            let host = if self.choices.reserve.need_host() { Some(self.guest.host().load()?) } else { None };
-            let reservations = self.choices.reserve.resolve(host.as_ref())?;
+            let host = if self.guest.host().is_named() { Some(self.guest.host().load()?) } else { None };
             return batch::run(&self.guest, out, |guest| {
                 let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
                 let mut guest = guest.clone();
-                reservations.add_to(&mut guest)?;
+                self.choices.reserve.add_to(&mut guest, host.as_ref())?;
                 let mut layout = checked_plan(&guest, &options)?;
                 layout.warnings.extend(accepted);
                 Ok((layout, Answer::Yes))

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The reservation options: space for devices that may be attached later.
 
-use std::str::FromStr;
-
 use clap::Args;
 
 use super::Failure;
 use crate::address::Size;
-use crate::guest::{Guest, Reserve};
+use crate::guest::{AnyOf, Guest, Reserve};
 use crate::hotplug::{Group, any_order};
 use crate::pci::Sbdf;
 use crate::source::host::Host;
@@ -33,99 +31,45 @@ pub struct ReserveArguments {
     reserve_any: Vec<AnyOf>,
 }
 
-/// Any so many of some devices.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct AnyOf {
-    at_once: usize,
-    devices: Vec<Sbdf>,
-}
-
-impl FromStr for AnyOf {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (count, devices) =
-            text.split_once(':').ok_or("K:SBDF[,SBDF...] expected, such as 2:3b:00.0,5e:00.0")?;
-        let devices: Vec<Sbdf> = devices
-            .split(',')
-            .map(|device| device.parse().map_err(|error: crate::pci::ParseBdfError| error.to_string()))
-            .collect::<Result<_, _>>()?;
-        let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
-        let at_once = count.parse().ok().filter(|count| digits && (1..=devices.len()).contains(count));
-        let at_once =
-            at_once.ok_or_else(|| format!("\"{count}\" is no number from 1 to {}", devices.len()))?;
-        Ok(Self { at_once, devices })
-    }
-}
-
-/// What is to be kept, the devices read from the host.
-#[derive(Clone, Debug)]
-pub struct Reservations {
-    plain: Reserve,
-    groups: Vec<Group>,
-}
-
 impl ReserveArguments {
-    /// Whether devices of the host must be looked up.
-    pub fn need_host(&self) -> bool {
-        !self.reserve_for.is_empty() || !self.reserve_any.is_empty()
-    }
-
-    /// Looks the devices up: on `host`, or on the running one.
-    pub fn resolve(&self, host: Option<&Host>) -> Result<Reservations, Failure> {
-        let running;
-        let host = match host {
-            Some(host) => Some(host),
-            None if self.need_host() => {
-                running = Host::live()?;
-                Some(&running)
-            }
-            None => None,
-        };
-        let all = AnyOf { at_once: self.reserve_for.len(), devices: self.reserve_for.clone() };
-        let mut groups = Vec::new();
-        for AnyOf { at_once, devices } in self.reserve_any.iter().chain([&all]) {
-            let mut found = Vec::new();
-            for sbdf in devices {
-                let Some(host) = host else { continue };
-                found.push(host.device(*sbdf)?.for_guest(sbdf.bdf)?);
-            }
-            groups.push(Group { at_once: *at_once, devices: found });
-        }
-        let split = Reserve::split(self.reserve.unwrap_or_default());
-        let plain = Reserve {
-            low: split.low.saturating_add(self.reserve_low.unwrap_or_default()),
-            high: split.high.saturating_add(self.reserve_high.unwrap_or_default()),
-        };
-        Ok(Reservations { plain, groups })
-    }
-}
-
-impl Reservations {
-    /// Adds them to what the guest wants.
-    pub fn add_to(&self, guest: &mut Guest) -> Result<(), Failure> {
+    /// Adds what is to be kept to what the guest wants, the devices that either names looked up on `host`, or on the
+    /// running one.
+    pub fn add_to(&self, guest: &mut Guest, host: Option<&Host>) -> Result<(), Failure> {
         let too_much = || Failure::Input("the reservations are more than 64 bits can say".to_owned());
-        let devices = any_order(&self.groups, guest.page_size).ok_or_else(too_much)?;
-        let sum = |a: Size, b: Size, c: Size| a.checked_add(b)?.checked_add(c);
+        let named = |devices: &[Sbdf]| (!devices.is_empty()).then(|| AnyOf::all(devices));
+        let all: Vec<Sbdf> = self.reserve_for.iter().chain(&guest.reserve_for).copied().collect();
+        let any = self.reserve_any.iter().chain(&guest.reserve_any).cloned();
+        let groups = look_up(any.chain(named(&all)).collect(), host)?;
+        let devices = any_order(&groups, guest.page_size).ok_or_else(too_much)?;
+        let split = Reserve::split(self.reserve.unwrap_or_default());
+        let sum = |sizes: [Size; 4]| sizes.into_iter().try_fold(Size::ZERO, Size::checked_add);
+        let (low, high) = (self.reserve_low.unwrap_or_default(), self.reserve_high.unwrap_or_default());
         guest.reserve = Reserve {
-            low: sum(guest.reserve.low, self.plain.low, devices.low).ok_or_else(too_much)?,
-            high: sum(guest.reserve.high, self.plain.high, devices.high).ok_or_else(too_much)?,
+            low: sum([guest.reserve.low, split.low, low, devices.low]).ok_or_else(too_much)?,
+            high: sum([guest.reserve.high, split.high, high, devices.high]).ok_or_else(too_much)?,
         };
+        guest.reserve_for.clear();
+        guest.reserve_any.clear();
         crate::source::description::validate(guest).map_err(|error| Failure::Input(error.to_string()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_k_of_some_devices_is_a_number_and_a_list() {
-        let any: AnyOf = "2:3b:00.0,0000:5e:00.0,5f:00.0".parse().unwrap();
-        assert_eq!((any.at_once, any.devices.len()), (2, 3));
-        assert_eq!("1:0001:3b:00.0".parse::<AnyOf>().unwrap().devices[0].segment, 1);
-        for text in ["", "3b:00.0", "0:3b:00.0", "2:3b:00.0", "+1:3b:00.0", "1:", "1:3b:00.0,"] {
-            assert!(text.parse::<AnyOf>().is_err(), "{text}");
-        }
+/// The devices behind the names.
+fn look_up(named: Vec<AnyOf>, host: Option<&Host>) -> Result<Vec<Group>, Failure> {
+    if named.is_empty() {
+        return Ok(Vec::new());
     }
+    let running;
+    let host = match host {
+        Some(host) => host,
+        None => {
+            running = Host::live()?;
+            &running
+        }
+    };
+    let found = |sbdf: &Sbdf| Ok(host.device(*sbdf)?.for_guest(sbdf.bdf)?);
+    let group = |AnyOf { at_once, devices }: AnyOf| {
+        Ok(Group { at_once, devices: devices.iter().map(found).collect::<Result<_, Failure>>()? })
+    };
+    named.into_iter().map(group).collect()
 }

@@ -7,19 +7,21 @@
 mod loader_keys;
 mod machine;
 mod memory;
+mod wanted;
 
 pub use loader_keys::{ALLOW_MEMORY_RELOCATE, MMIO_HOLE_SIZE, PLATFORM_BAR_UC, strtoll};
 pub use machine::{
     DEFAULT_HOLE, FIXED_REGIONS, HOLE_GRANULARITY, HostCpu, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE,
 };
 pub use memory::{DEVICE_MODEL_ALIGNMENT, MemoryMapEntry, RESERVED_TYPE, RamLayout};
+pub use wanted::AnyOf;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Size};
-use crate::pci::Device;
+use crate::pci::{Device, Sbdf};
 
 /// An HVM guest: RAM, machine, devices, and what the toolstack tells its loader.
 ///
@@ -54,6 +56,13 @@ pub struct Guest {
     /// Hot-plug space wanted beyond the guest's own devices.
     #[serde(default, skip_serializing_if = "Reserve::is_empty")]
     pub reserve: Reserve,
+    /// Devices of the host that there is to be room for as well, all of them in any order. What they need is looked up
+    /// on the host and added to `reserve` before a plan is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserve_for: Vec<Sbdf>,
+    /// The same for any so many of some devices at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserve_any: Vec<AnyOf>,
     /// The page size that isolates devices from each other: 4096, 16384 or 65536 bytes.
     #[serde(default = "default_page_size")]
     pub page_size: Size,
@@ -118,6 +127,8 @@ impl Guest {
             devices: Vec::new(),
             xenstore: BTreeMap::new(),
             reserve: Reserve::default(),
+            reserve_for: Vec::new(),
+            reserve_any: Vec::new(),
             page_size: default_page_size(),
             cpu: None,
             device_model_memory: Vec::new(),

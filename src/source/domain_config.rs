@@ -6,6 +6,7 @@
 //! the work of [`super::domain`].
 
 use crate::address::{Range, Size};
+use crate::guest::AnyOf;
 use crate::pci::Sbdf;
 
 /// A domain's type.
@@ -218,6 +219,10 @@ pub struct DomainConfig {
     pub reserve_low: Option<Size>,
     /// Hot-plug space wanted above 4 GiB (`pci_reserve_high=`, a key of ours).
     pub reserve_high: Option<Size>,
+    /// Devices of the host that there is to be room for, all of them (`pci_reserve_for=`, a key of ours).
+    pub reserve_for: Vec<Sbdf>,
+    /// The same for any so many of some at a time (`pci_reserve_any=`, a key of ours).
+    pub reserve_any: Vec<AnyOf>,
 }
 
 impl DomainConfig {
@@ -262,6 +267,8 @@ impl DomainConfig {
             reserve: None,
             reserve_low: None,
             reserve_high: None,
+            reserve_for: Vec::new(),
+            reserve_any: Vec::new(),
         }
     }
 }

@@ -135,6 +135,8 @@ pub fn guest(
         warnings.push(Warning::new("passthrough-disabled", message));
     }
     guest.reserve = reserve(config);
+    guest.reserve_for.clone_from(&config.reserve_for);
+    guest.reserve_any.clone_from(&config.reserve_any);
     loader_keys(config, &mut guest);
     let mut board = build_board(config, surroundings, video_memory, warnings)?;
     for entry in &config.pci {
@@ -149,7 +151,10 @@ pub fn guest(
 /// What the keys of ours reserve.
 fn reserve(config: &DomainConfig) -> Reserve {
     let split = Reserve::split(config.reserve.unwrap_or_default());
-    Reserve { low: config.reserve_low.unwrap_or(split.low), high: config.reserve_high.unwrap_or(split.high) }
+    Reserve {
+        low: split.low.saturating_add(config.reserve_low.unwrap_or_default()),
+        high: split.high.saturating_add(config.reserve_high.unwrap_or_default()),
+    }
 }
 
 /// The keys that libxl writes for the loader (libxl_create.c, libxl_dm.c, libxl_dom.c).

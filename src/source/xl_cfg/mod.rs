@@ -388,6 +388,7 @@ fn device_model(settings: &mut Settings, config: &mut DomainConfig) -> Result<()
     Ok(())
 }
 
+/// The keys of ours, which xl ignores.
 fn reservations(settings: &mut Settings, config: &mut DomainConfig) -> Result<(), XlCfgError> {
     for (name, place) in [
         ("pci_reserve", &mut config.reserve),
@@ -399,5 +400,28 @@ fn reservations(settings: &mut Settings, config: &mut DomainConfig) -> Result<()
         *place =
             Some(size.ok_or_else(|| settings.error(name, format!("\"{text}\" is no size, such as \"4G\"")))?);
     }
+    let wrong = |settings: &Settings, name, text: &str, problem: &dyn std::fmt::Display| {
+        settings.error(name, format!("\"{text}\": {problem}"))
+    };
+    let name = "pci_reserve_for";
+    for text in one_or_several(settings, name) {
+        for device in text.split(',').map(str::trim) {
+            let device = device.parse().map_err(|error| wrong(settings, name, &text, &error))?;
+            config.reserve_for.push(device);
+        }
+    }
+    let name = "pci_reserve_any";
+    for text in one_or_several(settings, name) {
+        let any = text.parse().map_err(|error: String| wrong(settings, name, &text, &error))?;
+        config.reserve_any.push(any);
+    }
     Ok(())
+}
+
+/// A list of strings, or one string alone.
+fn one_or_several(settings: &mut Settings, name: &'static str) -> Vec<String> {
+    match settings.atom(name) {
+        Some(text) => vec![text],
+        None => settings.strings(name),
+    }
 }
