@@ -14,7 +14,7 @@ use crate::address::Size;
 use crate::guest::Guest;
 use crate::layout::{Layout, check};
 use crate::planner::{self, Options};
-use crate::report;
+use crate::report::{self, map::Map};
 use crate::xenstore::schema::loader_keys;
 
 /// Plan a guest's layout: the hole, the windows, every BAR's place.
@@ -98,6 +98,8 @@ enum PlanFormat {
     Hvmloader,
     /// The keys that the loader reads
     Xenstore,
+    /// A figure
+    Svg,
 }
 
 impl Plan {
@@ -124,6 +126,7 @@ impl Plan {
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => report::text::layout(out, &layout)?,
+            PlanFormat::Svg => report::svg::figure(out, &[&Map::of_layout(&layout, &|_, _| None)])?,
             PlanFormat::Hvmloader => report::loader_lines::pci_dev(out, &layout)?,
             PlanFormat::Xenstore => {
                 let keys = loader_keys(&layout).map_err(|error| Failure::Input(error.to_string()))?;

@@ -13,7 +13,7 @@ use crate::guest::Guest;
 use crate::hvmloader::{self, Hazard, Prediction, Release, Suggestion};
 use crate::layout::Warning;
 use crate::planner::Options;
-use crate::report;
+use crate::report::{self, map::Map};
 use crate::source::running_xen;
 
 /// The version of the JSON form.
@@ -50,6 +50,8 @@ enum PredictFormat {
     Json,
     /// The loader's own line about each BAR, as xl dmesg shows it
     Hvmloader,
+    /// A figure
+    Svg,
 }
 
 /// Which loader, and why that one.
@@ -116,6 +118,11 @@ impl Predict {
             PredictFormat::Json => write_json(out, &report)?,
             PredictFormat::Hvmloader => {
                 report.prediction.bar_lines().try_for_each(|line| writeln!(out, "{line}"))?;
+            }
+            PredictFormat::Svg => {
+                let map =
+                    Map::of_prediction(&loaded.guest, &loader.to_string(), &report.prediction, &|_, _| None);
+                report::svg::figure(out, &[&map])?;
             }
             PredictFormat::Text => {
                 let name = loader.to_string();

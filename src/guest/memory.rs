@@ -76,6 +76,13 @@ impl Guest {
         Some(RamLayout { low_end, high_end, device_model })
     }
 
+    /// The blocks that the device model populates where RAM ends as this guest says. They stay there, whatever a loader
+    /// moves afterwards. Empty where that has no meaning (addresses of 2^64 and up).
+    pub fn populated_memory(&self) -> Vec<Range> {
+        let end = if self.high_mem_pgend == 0 { self.low_mem_pgend } else { self.high_mem_pgend };
+        Address::from_frame(end).and_then(|end| self.populated_after(end)).unwrap_or_default()
+    }
+
     /// The blocks that the device model populates where RAM ends at `ram_end`. `None` where that has no meaning
     /// (addresses of 2^64 and up).
     pub fn populated_after(&self, ram_end: Address) -> Option<Vec<Range>> {

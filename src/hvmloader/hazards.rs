@@ -172,7 +172,7 @@ impl Found<'_> {
         taken.extend(
             self.guest.reserved_device_memory().map(|range| ("bar-on-rdm", "reserved device memory", range)),
         );
-        taken.extend(self.device_model_memory().into_iter().map(|range| {
+        taken.extend(self.guest.populated_memory().into_iter().map(|range| {
             ("bar-on-device-model-memory", "the device model's memory (video RAM, option ROMs)", range)
         }));
         taken.extend(
@@ -190,15 +190,6 @@ impl Found<'_> {
             }
         }
         found.into_iter().for_each(|warning| self.add(true, warning));
-    }
-
-    /// The device model populates its blocks before the loader runs, and they stay where they are when RAM moves.
-    fn device_model_memory(&self) -> Vec<Range> {
-        let end = match self.guest.high_mem_pgend {
-            0 => self.guest.low_mem_pgend,
-            high => high,
-        };
-        Address::from_frame(end).and_then(|end| self.guest.populated_after(end)).unwrap_or_default()
     }
 
     fn ram(&mut self) {

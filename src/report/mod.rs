@@ -5,5 +5,7 @@ pub mod audit;
 pub mod device_model;
 pub mod hotplug;
 pub mod loader_lines;
+pub mod map;
 pub mod prediction;
+pub mod svg;
 pub mod text;
