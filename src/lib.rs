@@ -24,6 +24,7 @@
 //! | [`planner`] | the decisions; pure |
 //! | [`hvmloader`] | what stock loaders do, release by release |
 //! | [`recording`] | recorded guests, predicted again and compared |
+//! | [`verify`] | a running guest against its layout and the rules |
 //! | [`audit`] | what is unsafe about a host's own BAR layout |
 //! | [`source`] | xl.cfg, libxl's JSON, guest descriptions, sysfs, lspci's text, the running Xen |
 //! | [`xenstore`] | the schema, and whole layouts in and out of the store |
@@ -62,4 +63,5 @@ pub mod planner;
 pub mod recording;
 pub mod report;
 pub mod source;
+pub mod verify;
 pub mod xenstore;

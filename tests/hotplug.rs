@@ -491,7 +491,13 @@ fn present(slot: u8, bars: &[(u8, Option<u64>)]) -> PresentFunction {
         size: Size::new(PAGE),
         address: address.map(Address::new),
     });
-    PresentFunction { bdf: Bdf::new(0, slot, 0).unwrap(), vendor: 0x8086, device: 1, bars: bars.collect() }
+    PresentFunction {
+        bdf: Bdf::new(0, slot, 0).unwrap(),
+        vendor: 0x8086,
+        device: 1,
+        passed_through: false,
+        bars: bars.collect(),
+    }
 }
 
 #[test]

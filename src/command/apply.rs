@@ -8,7 +8,6 @@ use clap::Args;
 use super::plan::Choices;
 use super::{Answer, Failure, Format, GuestArguments, write_json};
 use crate::address::Size;
-use crate::guest::{Guest, MMIO_HOLE_SIZE, SMALLEST_HOLE};
 use crate::planner::Options;
 use crate::xenstore::{Domid, Store};
 
@@ -46,7 +45,7 @@ impl Apply {
         let store = Store::open()?;
         let mut options = self.choices.options()?;
         if self.built {
-            options = Options { built_hole: Some(self.built_hole(&store, &loaded.guest)?), ..options };
+            options = Options { built_hole: Some(store.libxl_hole(self.domid)?), ..options };
         }
         let layout = self.choices.layout_of(loaded, &options)?;
         let generation = store.write_layout(self.domid, &layout)?;
@@ -66,17 +65,5 @@ impl Apply {
             }
         }
         Ok(Answer::Yes)
-    }
-
-    /// The hole that libxl built the domain with: it writes the size where the administrator gave one
-    /// (libxl_create.c, libxl__domain_build), and builds with 256 MiB where it writes none. Read as hvmloader
-    /// reads it.
-    fn built_hole(&self, store: &Store, guest: &Guest) -> Result<Size, Failure> {
-        let Some(value) = store.read_domain_key(self.domid, MMIO_HOLE_SIZE)? else {
-            return Ok(SMALLEST_HOLE);
-        };
-        let mut built = guest.clone();
-        built.xenstore.insert(MMIO_HOLE_SIZE.to_owned(), value);
-        Ok(built.demanded_hole().unwrap_or(SMALLEST_HOLE))
     }
 }

@@ -25,6 +25,8 @@ mod reserve;
 mod safety;
 #[cfg(feature = "xenstore")]
 mod show;
+#[cfg(feature = "xenstore")]
+mod verify;
 
 pub use guest::GuestArguments;
 pub use host::HostArguments;
@@ -55,6 +57,8 @@ enum Command {
     Show(show::Show),
     #[cfg(feature = "xenstore")]
     DmArgs(dm_args::DmArgs),
+    #[cfg(feature = "xenstore")]
+    Verify(verify::Verify),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Audit(audit::Audit),
@@ -78,6 +82,8 @@ impl CommandLine {
             Command::Show(command) => command.run(out),
             #[cfg(feature = "xenstore")]
             Command::DmArgs(command) => command.run(out),
+            #[cfg(feature = "xenstore")]
+            Command::Verify(command) => command.run(out),
             Command::Attach(command) => command.run(out),
             Command::Detach(command) => command.run(out),
             Command::Audit(command) => command.run(out),
@@ -97,6 +103,8 @@ impl CommandLine {
             Command::Show(command) => command.wants_json(),
             #[cfg(feature = "xenstore")]
             Command::DmArgs(command) => command.wants_json(),
+            #[cfg(feature = "xenstore")]
+            Command::Verify(command) => command.wants_json(),
             Command::Attach(command) => command.wants_json(),
             Command::Detach(command) => command.wants_json(),
             Command::Audit(command) => command.wants_json(),

@@ -48,25 +48,49 @@ impl PresentArguments {
         if self.stored || self.qmp.is_some() {
             return self.ask();
         }
-        let store = Store::open()?;
-        if let Some(stub) = store.read_domain_key(domid, "image/device-model-domid")? {
-            return Err(Failure::Environment(format!(
-                "the device model of domain {domid} runs in the stub domain {stub} and cannot be asked where the \
-                 guest's BARs are; --stored takes them to be where they are stored"
-            )));
-        }
-        // libxl names its lock by the domain's UUID, which /local/domain/N/vm ends with.
-        let vm = store.read_domain_key(domid, "vm")?;
-        let model =
-            vm.as_deref().and_then(|vm| vm.strip_prefix("/vm/")).map(|uuid| DeviceModel::of(domid, uuid));
-        match model.filter(|model| model.socket().exists()) {
-            Some(model) => Ok(Seen { functions: Some(functions(&model)?), note: None }),
-            None => {
+        match device_model(&Store::open()?, domid)? {
+            Whereabouts::Socket(model) => Ok(Seen { functions: Some(functions(&model)?), note: None }),
+            Whereabouts::None => {
                 let note = format!("domain {domid} has no device model yet; the stored addresses count");
                 Ok(Seen { functions: None, note: Some(note) })
             }
+            Whereabouts::StubDomain(stub) => Err(Failure::Environment(format!(
+                "{}; --stored takes the BARs to be where they are stored",
+                out_of_reach(domid, &stub)
+            ))),
         }
     }
+}
+
+/// Where a domain's device model is.
+#[cfg(feature = "xenstore")]
+pub enum Whereabouts {
+    /// Behind libxl's socket.
+    Socket(DeviceModel),
+    /// Nowhere yet.
+    None,
+    /// In the stub domain of that number.
+    StubDomain(String),
+}
+
+/// Where the domain's device model can be asked.
+#[cfg(feature = "xenstore")]
+pub fn device_model(store: &Store, domid: Domid) -> Result<Whereabouts, Failure> {
+    if let Some(stub) = store.read_domain_key(domid, "image/device-model-domid")? {
+        return Ok(Whereabouts::StubDomain(stub));
+    }
+    // libxl names its lock by the domain's UUID, which /local/domain/N/vm ends with.
+    let vm = store.read_domain_key(domid, "vm")?;
+    let model = vm.as_deref().and_then(|vm| vm.strip_prefix("/vm/")).map(|uuid| DeviceModel::of(domid, uuid));
+    Ok(model.filter(|model| model.socket().exists()).map_or(Whereabouts::None, Whereabouts::Socket))
+}
+
+/// Why a device model in a stub domain is not asked.
+#[cfg(feature = "xenstore")]
+pub fn out_of_reach(domid: Domid, stub: &str) -> String {
+    format!(
+        "the device model of domain {domid} runs in the stub domain {stub} and cannot be asked where the guest's BARs are"
+    )
 }
 
 fn functions(model: &DeviceModel) -> Result<Vec<PresentFunction>, Failure> {

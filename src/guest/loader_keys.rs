@@ -32,12 +32,17 @@ pub fn strtoll(text: &str, upper_hex: bool) -> i64 {
     if negative { magnitude.wrapping_neg() } else { magnitude }
 }
 
+/// The hole that a value of [`MMIO_HOLE_SIZE`] demands, as hvmloader takes it: what is below 256 MiB or above 4 GiB it
+/// ignores, and so is it here.
+pub fn demanded_hole(value: &str) -> Option<Size> {
+    let value = u64::try_from(strtoll(value, true)).ok()?;
+    ((256 << 20)..=(4 << 30)).contains(&value).then_some(Size::new(value))
+}
+
 impl Guest {
-    /// The hole that [`MMIO_HOLE_SIZE`] demands, as hvmloader takes it: what is below 256 MiB or above 4 GiB it
-    /// ignores, and so is it here.
+    /// The hole that [`MMIO_HOLE_SIZE`] demands.
     pub fn demanded_hole(&self) -> Option<Size> {
-        let value = u64::try_from(strtoll(self.xenstore.get(MMIO_HOLE_SIZE)?, true)).ok()?;
-        ((256 << 20)..=(4 << 30)).contains(&value).then_some(Size::new(value))
+        demanded_hole(self.xenstore.get(MMIO_HOLE_SIZE)?)
     }
 
     /// Whether the Xen platform device's memory BARs are to lie above the low window, where they stay write-back

@@ -9,7 +9,7 @@ mod machine;
 mod memory;
 mod wanted;
 
-pub use loader_keys::{ALLOW_MEMORY_RELOCATE, MMIO_HOLE_SIZE, PLATFORM_BAR_UC, strtoll};
+pub use loader_keys::{ALLOW_MEMORY_RELOCATE, MMIO_HOLE_SIZE, PLATFORM_BAR_UC, demanded_hole, strtoll};
 pub use machine::{
     DEFAULT_HOLE, FIXED_REGIONS, HOLE_GRANULARITY, HostCpu, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE,
 };

@@ -13,6 +13,8 @@ pub struct PresentFunction {
     pub vendor: u16,
     /// Device ID.
     pub device: u16,
+    /// Whether it is one of the host's.
+    pub passed_through: bool,
     /// Its BARs.
     pub bars: Vec<PresentBar>,
 }

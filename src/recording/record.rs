@@ -8,12 +8,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::directory::{DOMAIN_JSON, HOST, LOADER_KEYS, LOADER_LOG, QUERY_PCI};
 use crate::pci::Sbdf;
 use crate::source::domain_config::HostDeviceName;
 use crate::source::qmp::{DeviceModel, QmpError};
+use crate::source::tool::{ToolError, run};
 use crate::source::{hvmloader_log, libxl_json};
 use crate::xenstore::Domid;
 
@@ -44,22 +44,9 @@ pub enum RecordError {
     /// The directory is there already.
     #[error("{}: is there already; a recording is made anew", .0.display())]
     Exists(PathBuf),
-    /// A program cannot be run.
-    #[error("cannot run {program}: {problem}")]
-    Run {
-        /// The program.
-        program: String,
-        /// What the system says.
-        problem: std::io::Error,
-    },
-    /// A program says no.
-    #[error("{program}: {message}")]
-    Refused {
-        /// The program and its arguments.
-        program: String,
-        /// What it says.
-        message: String,
-    },
+    /// A program gives no answer.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// xl lists no such domain, or something that is no domain.
     #[error("xl list -l {domid}: {problem}")]
     Domain {
@@ -220,21 +207,6 @@ fn create(directory: &Path) -> Result<(), RecordError> {
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), RecordError> {
     fs::write(file, bytes).map_err(|problem| RecordError::File { file: file.to_owned(), problem })
-}
-
-/// What a program writes; it must be content with its arguments.
-fn run(program: &str, arguments: &[&str]) -> Result<String, RecordError> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|problem| RecordError::Run { program: program.to_owned(), problem })?;
-    if !output.status.success() {
-        return Err(RecordError::Refused {
-            program: format!("{program} {}", arguments.join(" ")),
-            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -42,6 +42,20 @@ impl LoggedBar {
     }
 }
 
+/// What a loader that knows of layouts made of one (xen-patches).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayoutUse {
+    /// It programmed it, and these are its windows.
+    Used {
+        /// Below 4 GiB.
+        low: Option<Range>,
+        /// Above.
+        high: Option<Range>,
+    },
+    /// It did as it does without one, and why.
+    NotUsed(String),
+}
+
 /// The first words of the lines of a loader's PCI setup.
 const PCI_SETUP: [&str; 11] = [
     "Relocating guest memory for",
@@ -93,6 +107,25 @@ fn without_time(text: &str) -> &str {
 }
 
 impl Run {
+    /// Whether the log has the run from its beginning.
+    pub fn is_whole(&self) -> bool {
+        self.lines.first().is_some_and(|line| line == "HVM Loader")
+    }
+
+    /// What the loader made of a layout; `None` where it does not say, for it knows of none.
+    pub fn layout_use(&self) -> Option<LayoutUse> {
+        if let Some(reason) = self.after("PCI layout: not used: ") {
+            return Some(LayoutUse::NotUsed(reason.to_owned()));
+        }
+        let (low, high) = self.after("PCI layout: used, low ")?.split_once(" high ")?;
+        let window = |text: &str| {
+            let (start, end) = text.split_once('-')?;
+            let address = |text| u64::from_str_radix(text, 16).ok().map(Address::new);
+            Range::new(address(start)?, address(end)?).filter(|window| !window.is_empty())
+        };
+        Some(LayoutUse::Used { low: window(low), high: window(high) })
+    }
+
     /// The lines of the PCI setup, as the loader writes them.
     pub fn pci_setup(&self) -> impl Iterator<Item = &str> {
         let wanted = |line: &&str| {
@@ -265,6 +298,23 @@ mod tests {
         assert_eq!((run.phys_bits(), run.has_all_bars()), (Some(40), true));
         assert_eq!(run.ram().map(|ram| ram.end().get()).collect::<Vec<_>>(), [0x7f80_0000]);
         assert_eq!(run.pci_setup().count(), 4, "the firmware's own \"Relocating init\" is not the loader's");
+    }
+
+    #[test]
+    fn what_became_of_a_layout_is_read() {
+        let of = |line: &str| Run { domid: None, lines: vec![line.to_owned()] }.layout_use();
+        let window = |start, end| Range::new(Address::new(start), Address::new(end));
+        assert_eq!(
+            of("PCI layout: used, low 0f0000000-0fc000000 high 100000000-110000000"),
+            Some(LayoutUse::Used {
+                low: window(0xf000_0000, 0xfc00_0000),
+                high: window(0x1_0000_0000, 0x1_1000_0000)
+            })
+        );
+        let low_alone = of("PCI layout: used, low 0f0000000-0fc000000 high 000000000-000000000");
+        assert!(matches!(low_alone, Some(LayoutUse::Used { high: None, .. })), "{low_alone:?}");
+        assert_eq!(of("PCI layout: not used: no layout"), Some(LayoutUse::NotUsed("no layout".to_owned())));
+        assert_eq!(of("HVM Loader"), None);
     }
 
     #[test]

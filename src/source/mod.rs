@@ -12,6 +12,8 @@ mod platform;
 pub mod present;
 pub mod qemu_devices;
 pub mod qmp;
+pub mod ram_blocks;
 pub mod running_xen;
 mod sysfs;
+pub mod tool;
 pub mod xl_cfg;

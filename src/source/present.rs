@@ -9,6 +9,9 @@ use crate::pci::{BarKind, Bdf, PresentBar, PresentFunction};
 /// An address that is none: the BAR's decode is off (PCI_BAR_UNMAPPED).
 const UNMAPPED: i64 = -1;
 
+/// How libxl names the passed-through devices that it adds (libxl_internal.h, PCI_PT_QDEV_ID).
+const PASSED_THROUGH: &str = "pci-pt-";
+
 /// The functions of `query-pci`'s answer, those behind bridges with them.
 ///
 /// # Errors
@@ -39,6 +42,7 @@ fn function(device: &qmp::PciDeviceInfo) -> Result<PresentFunction, String> {
         bdf,
         vendor: word(device.id.vendor)?,
         device: word(device.id.device)?,
+        passed_through: device.qdev_id.starts_with(PASSED_THROUGH),
         bars: bars.collect::<Result<_, _>>()?,
     })
 }
@@ -131,6 +135,7 @@ mod tests {
             ]
         );
         assert_eq!((found[0].vendor, found[1].bdf.to_string()), (0x1013, "00:05.0".to_owned()));
+        assert!(!found[0].passed_through && found[1].passed_through);
     }
 
     #[test]

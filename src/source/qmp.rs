@@ -58,6 +58,20 @@ pub enum QmpError {
     },
 }
 
+/// A connection on which QEMU has said hello.
+type Session<'a> = Qmp<Stream<BufReader<&'a UnixStream>, &'a UnixStream>>;
+
+/// What QEMU says of a guest's PCI buses and memory.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// `query-pci`.
+    pub buses: Vec<qmp::PciInfo>,
+    /// The machine's property of that name, bytes, if it was set.
+    pub max_ram_below_4g: Option<u64>,
+    /// `info ramblock`, as its monitor prints it.
+    pub ram_blocks: String,
+}
+
 /// One guest's device model.
 #[derive(Clone, Debug)]
 pub struct DeviceModel {
@@ -91,6 +105,33 @@ impl DeviceModel {
     ///
     /// That the lock is not to be had, or that QEMU does not answer.
     pub fn query_pci(&self) -> Result<Vec<qmp::PciInfo>, QmpError> {
+        self.ask(|session| session.execute(&qmp::query_pci {}))
+    }
+
+    /// The buses, where it was told to end RAM below 4 GiB, and the memory that it has, all in one visit.
+    ///
+    /// # Errors
+    ///
+    /// As [`query_pci`](Self::query_pci).
+    pub fn inspect(&self) -> Result<Inspection, QmpError> {
+        self.ask(|session| {
+            let border =
+                qmp::qom_get { path: "/machine".to_owned(), property: "max-ram-below-4g".to_owned() };
+            let blocks =
+                qmp::human_monitor_command { command_line: "info ramblock".to_owned(), cpu_index: None };
+            Ok(Inspection {
+                buses: session.execute(&qmp::query_pci {})?,
+                // 0 where it was told nothing.
+                max_ram_below_4g: session.execute(&border)?.as_u64().filter(|bytes| *bytes != 0),
+                ram_blocks: session.execute(&blocks)?,
+            })
+        })
+    }
+
+    fn ask<T>(
+        &self,
+        questions: impl FnOnce(&mut Session<'_>) -> Result<T, ExecuteError>,
+    ) -> Result<T, QmpError> {
         // Held until the connection below is closed: it is dropped last.
         let _lock = self.lock.as_deref().map(take_lock).transpose()?;
         let connect = |problem| QmpError::Connect { socket: self.socket.clone(), problem };
@@ -100,7 +141,7 @@ impl DeviceModel {
         let answer = |problem| QmpError::Answer { socket: self.socket.clone(), problem };
         let mut session = Qmp::new(Stream::new(BufReader::new(&stream), &stream));
         session.handshake().map_err(answer)?;
-        session.execute(&qmp::query_pci {}).map_err(answer)
+        questions(&mut session).map_err(answer)
     }
 }
 

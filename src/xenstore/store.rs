@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use xen_sys::{Access, Permission};
 use xenstore_rs::{XsTransaction, XsTransactionSpan};
 
+use crate::address::Size;
+use crate::guest::{DEFAULT_HOLE, MMIO_HOLE_SIZE, demanded_hole};
 use crate::layout::Layout;
 use crate::xenstore::client::{Client, Connection, Toolstack};
 use crate::xenstore::schema::{self, Subtree};
@@ -161,6 +163,17 @@ impl Store {
                 Ok(Some(found))
             })
         })?
+    }
+
+    /// The hole that libxl lays the domain's RAM out for: it writes the size where the administrator gave one or a
+    /// helper asked for it (libxl_create.c, libxl__domain_build), and takes 256 MiB where it writes none. Read as
+    /// hvmloader reads it.
+    ///
+    /// # Errors
+    /// As [`Store::read_domain_key`].
+    pub fn libxl_hole(&self, domid: Domid) -> Result<Size, StoreError> {
+        let value = self.read_domain_key(domid, MMIO_HOLE_SIZE)?;
+        Ok(value.and_then(|value| demanded_hole(&value)).unwrap_or(DEFAULT_HOLE))
     }
 
     /// The value of one of the domain's own keys, such as `platform/mmio_hole_size`. Only for what the guest

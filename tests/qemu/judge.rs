@@ -23,7 +23,8 @@ use xen_pci_layout::source::domain::{self, Surroundings};
 use xen_pci_layout::source::qemu_devices::arguments::Requested;
 use xen_pci_layout::source::qemu_devices::ask::ask;
 use xen_pci_layout::source::qemu_devices::{Emulated, MODELS, Machine, Model};
-use xen_pci_layout::source::xl_cfg;
+use xen_pci_layout::source::qmp::{DeviceModel, Inspection};
+use xen_pci_layout::source::{present, ram_blocks, xl_cfg};
 
 fn qemu() -> PathBuf {
     std::env::var_os("QEMU").expect("QEMU is not set: run tests/run qemu-devices").into()
@@ -319,4 +320,54 @@ fn slots_and_memory_blocks_are_qemus() {
         assert_eq!(ours, sizes, "{cfg}");
     }
     println!("{} guests", GUESTS.len());
+}
+
+/// A QEMU behind a socket, killed when dropped.
+struct Served(std::process::Child, tempfile::TempDir);
+
+impl Served {
+    fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(qemu());
+        command.args(["-machine", "pc,accel=tcg:qtest", "-m", "4G", "-nodefaults", "-display", "none", "-S"]);
+        command.args(["-device", "VGA,vgamem_mb=16", "-device", "edu", "-qmp"]);
+        command.arg(format!("unix:{}/qmp,server=on,wait=off", directory.path().display()));
+        let mut child = command.args(arguments).stdin(Stdio::null()).spawn().unwrap();
+        while !directory.path().join("qmp").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "QEMU has gone: {arguments:?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Self(child, directory)
+    }
+
+    fn inspect(&self) -> Inspection {
+        DeviceModel::at(&self.1.path().join("qmp")).inspect().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn verify_s_questions_are_answered() {
+    let told = Served::start(&["-machine", "max-ram-below-4g=1073741824"]);
+    let seen = told.inspect();
+    assert_eq!(seen.max_ram_below_4g, Some(1 << 30), "a second -machine, as dm-args prints it, is merged");
+    let functions = present::functions(&seen.buses).unwrap();
+    let edu =
+        functions.iter().find(|function| (function.vendor, function.device) == (0x1234, 0x11e8)).unwrap();
+    assert_eq!((edu.bars[0].size.get(), edu.bars[0].address), (1 << 20, None), "no firmware has run");
+    let blocks = ram_blocks::parse(&seen.ram_blocks).unwrap();
+    let size = |end: &str| {
+        let block = blocks.iter().find(|block| block.name.ends_with(end));
+        block.unwrap_or_else(|| panic!("no {end} in {}", seen.ram_blocks)).range.size().get()
+    };
+    assert_eq!((size("pc.ram"), size("vga.vram")), (4 << 30, 16 << 20));
+    assert_eq!(told.inspect().max_ram_below_4g, Some(1 << 30), "a second visitor is served, too");
+    // Without Xen QEMU fills in what it chose (pc_init1); under Xen the property stays 0.
+    assert_eq!(Served::start(&[]).inspect().max_ram_below_4g, Some(0xe000_0000));
 }

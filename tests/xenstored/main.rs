@@ -23,6 +23,7 @@ mod proxy;
 mod storing;
 mod storm;
 mod updating;
+mod verifying;
 mod wire;
 mod wrapper;
 

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! The hole, RAM's ends and the device model's memory, as each witness has them.
+
+use std::fmt;
+
+use super::{DeviceModelState, Evidence, Verdict};
+use crate::address::{Address, Range};
+use crate::guest::DEFAULT_HOLE;
+use crate::layout::{Layout, ReservedKind};
+use crate::source::hvmloader_log::Run;
+
+/// Where RAM ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ram {
+    /// Below 4 GiB.
+    low: Address,
+    /// Above; `None` where there is none.
+    high: Option<Address>,
+}
+
+impl fmt::Display for Ram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.high {
+            Some(high) => write!(f, "{} and {high}", self.low),
+            None => write!(f, "{} and none above 4G", self.low),
+        }
+    }
+}
+
+pub(super) fn verify(evidence: &Evidence, verdict: &mut Verdict) {
+    holes(evidence, verdict);
+    ram(evidence, verdict);
+    device_model_memory(evidence, verdict);
+}
+
+fn holes(evidence: &Evidence, verdict: &mut Verdict) {
+    let libxl = evidence.libxl_hole;
+    if let Some(layout) = &evidence.layout
+        && layout.mmio_hole_size != libxl
+    {
+        let planned = layout.mmio_hole_size;
+        verdict.disagree("hole", format!("libxl has left a hole of {libxl}, the layout needs {planned}"));
+    }
+    if let Some(model) = &evidence.device_model {
+        let border = border(model);
+        let wanted = Address::FOUR_GIB.checked_sub(libxl).unwrap_or_default();
+        if border != wanted {
+            let told = match model.border {
+                Some(told) => format!("max-ram-below-4g={}", told.get()),
+                None => "no max-ram-below-4g".to_owned(),
+            };
+            let message = format!(
+                "QEMU ends RAM below 4G at {border} ({told}), libxl's hole of {libxl} ends it at {wanted}"
+            );
+            verdict.disagree("device-model-hole", message);
+        }
+    }
+}
+
+/// Where QEMU ends RAM below 4 GiB at the latest: xen_ram_init takes its own border where it is told none or a higher one.
+fn border(model: &DeviceModelState) -> Address {
+    let own = Address::FOUR_GIB.checked_sub(DEFAULT_HOLE).unwrap_or_default();
+    model.border.map_or(own, |told| told.min(own))
+}
+
+fn ram(evidence: &Evidence, verdict: &mut Verdict) {
+    let witnesses = [
+        ("the layout", evidence.layout.as_ref().and_then(ram_of_layout)),
+        ("the loader's memory map", evidence.loader.as_ref().and_then(ram_of_loader)),
+        ("QEMU", evidence.device_model.as_ref().and_then(ram_of_device_model)),
+    ];
+    let mut known = witnesses.into_iter().filter_map(|(who, ram)| Some((who, ram?)));
+    let Some((first, expected)) = known.next() else { return };
+    for (who, found) in known {
+        if found != expected {
+            verdict.disagree("ram", format!("RAM ends at {found} for {who}, and at {expected} for {first}"));
+        }
+    }
+}
+
+fn ram_of_layout(layout: &Layout) -> Option<Ram> {
+    let high = Address::from_frame(layout.high_mem_pgend)?;
+    Some(Ram {
+        low: Address::from_frame(layout.low_mem_pgend)?,
+        high: (high > Address::FOUR_GIB).then_some(high),
+    })
+}
+
+fn ram_of_loader(run: &Run) -> Option<Ram> {
+    let ends = || run.ram().map(|ram| ram.end());
+    Some(Ram {
+        low: ends().filter(|end| *end <= Address::FOUR_GIB).max()?,
+        high: ends().filter(|end| *end > Address::FOUR_GIB).max(),
+    })
+}
+
+/// xen_ram_init makes one block of all RAM, the hole in it where there is RAM above 4 GiB.
+fn ram_of_device_model(model: &DeviceModelState) -> Option<Ram> {
+    let end = model.blocks.iter().find(|block| block.is_ram())?.range.end();
+    Some(if end > Address::FOUR_GIB {
+        Ram { low: border(model), high: Some(end) }
+    } else {
+        Ram { low: end, high: None }
+    })
+}
+
+impl Evidence {
+    /// Where RAM lies, for each witness that knows it.
+    pub(super) fn ram(&self) -> Vec<Range> {
+        let mut ranges: Vec<Range> = self.layout.iter().flat_map(Layout::ram).collect();
+        ranges.extend(self.loader.iter().flat_map(Run::ram));
+        if let Some(ram) = self.device_model.as_ref().and_then(ram_of_device_model) {
+            ranges.extend(Range::new(Address::ZERO, ram.low));
+            ranges.extend(ram.high.and_then(|high| Range::new(Address::FOUR_GIB, high)));
+        }
+        ranges
+    }
+}
+
+/// Everything that the device model has must be where the layout has it: the loader keeps clear of nothing else.
+fn device_model_memory(evidence: &Evidence, verdict: &mut Verdict) {
+    let (Some(layout), Some(model)) = (&evidence.layout, &evidence.device_model) else { return };
+    let known: Vec<Range> = layout
+        .reserved_memory
+        .iter()
+        .filter(|memory| memory.what == ReservedKind::DeviceModel)
+        .filter_map(|memory| memory.range())
+        .collect();
+    let place = |range: Range| known.iter().any(|known| known.contains(range));
+    for block in model.blocks.iter().filter(|block| !block.is_ram() && !block.range.is_empty()) {
+        if !place(block.range) {
+            let message = format!(
+                "QEMU has {} of its own ({}) at {}, where the layout knows of none",
+                block.range.size(),
+                block.name,
+                block.range
+            );
+            verdict.disagree("device-model-memory", message);
+        }
+    }
+}
