@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::host::HostArguments;
+use super::look::LookArguments;
 use super::{Answer, Failure, Format, write_json};
 use crate::address::Size;
 use crate::audit::{self, Options};
@@ -37,6 +38,8 @@ pub struct Audit {
     /// The guest's physical address width, where it is not the host's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(32..=52))]
     phys_bits: Option<u8>,
+    #[command(flatten)]
+    look: LookArguments,
 }
 
 fn page_size_argument(text: &str) -> Result<Size, String> {
@@ -65,7 +68,13 @@ impl Audit {
         }
         match self.format {
             Format::Json => write_json(out, &report)?,
-            Format::Text => report::audit::report(out, &report)?,
+            Format::Text => {
+                let names = self.look.names()?;
+                for device in report.devices.iter_mut().filter(|device| device.model.is_none()) {
+                    device.model = names.of(device.vendor, device.device);
+                }
+                report::audit::report(out, &report)?;
+            }
         }
         Ok(if report.is_safe() { Answer::Yes } else { Answer::No })
     }

@@ -16,6 +16,7 @@ mod guest;
 mod host;
 mod hotplug_target;
 mod layout_file;
+mod look;
 mod plan;
 mod predict;
 mod present;

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::guest::LoadedGuest;
+use super::look::{LookArguments, colour};
+use super::predict;
 use super::reserve::ReserveArguments;
 use super::safety::Safety;
 use super::{Answer, Failure, GuestArguments, batch, layout_file, write_json};
 use crate::address::Size;
 use crate::guest::Guest;
+use crate::hvmloader::{self, Release};
 use crate::layout::{Layout, check};
 use crate::planner::{self, Options};
-use crate::report::{self, map::Map};
+use crate::report::{self, Look, map::Map};
 use crate::xenstore::schema::loader_keys;
 
 /// Plan a guest's layout: the hole, the windows, every BAR's place.
@@ -28,6 +31,11 @@ pub struct Plan {
     format: PlanFormat,
     #[command(flatten)]
     choices: Choices,
+    #[command(flatten)]
+    look: LookArguments,
+    /// Draw what the stock hvmloader of a release (the running one where none is named) does beside the plan
+    #[arg(long, value_name = "X.Y.Z", num_args = 0..=1, require_equals = true, conflicts_with = "batch")]
+    compare: Option<Option<Release>>,
     /// Read one guest description a line and write one compact JSON answer a line
     #[arg(long)]
     batch: bool,
@@ -122,16 +130,55 @@ impl Plan {
                 Ok((layout, Answer::Yes))
             });
         }
-        let layout = self.choices.layout_of(self.guest.load()?, &self.choices.options()?)?;
+        let loaded = self.guest.load()?;
+        if let Some(release) = self.compare {
+            return self.compare(out, loaded, release);
+        }
+        let layout = self.choices.layout_of(loaded, &self.choices.options()?)?;
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
-            PlanFormat::Text => report::text::layout(out, &layout)?,
-            PlanFormat::Svg => report::svg::figure(out, &[&Map::of_layout(&layout, &|_, _| None)])?,
+            PlanFormat::Text => {
+                let names = self.look.names()?;
+                let look = Look { names: &|vendor, device| names.of(vendor, device), colour: colour() };
+                report::text::layout(out, &layout, &look)?;
+            }
+            PlanFormat::Svg => {
+                let names = self.look.names()?;
+                let map = Map::of_layout(&layout, &|vendor, device| names.of(vendor, device));
+                report::svg::figure(out, &[&map])?;
+            }
             PlanFormat::Hvmloader => report::loader_lines::pci_dev(out, &layout)?,
             PlanFormat::Xenstore => {
                 let keys = loader_keys(&layout).map_err(|error| Failure::Input(error.to_string()))?;
                 report::loader_lines::keys(out, &keys)?;
             }
+        }
+        Ok(Answer::Yes)
+    }
+
+    /// Writes what a stock loader does and the plan side by side.
+    fn compare(
+        &self,
+        out: &mut dyn Write,
+        loaded: LoadedGuest,
+        release: Option<Release>,
+    ) -> Result<Answer, Failure> {
+        if !matches!(self.format, PlanFormat::Text | PlanFormat::Svg) {
+            let message =
+                "--compare draws: --format text or svg; for programs, predict and plan answer in JSON each";
+            return Err(Failure::Input(message.to_owned()));
+        }
+        let names = self.look.names()?;
+        let names = |vendor, device| names.of(vendor, device);
+        let loader = predict::Loader::choose(release);
+        let prediction = hvmloader::predict(&loaded.guest, loader.release)
+            .map_err(|error| Failure::Input(error.to_string()))?;
+        let stock = Map::of_prediction(&loaded.guest, &loader.to_string(), &prediction, &names);
+        let layout = self.choices.layout_of(loaded, &self.choices.options()?)?;
+        let planned = Map::of_layout(&layout, &names);
+        match self.format {
+            PlanFormat::Svg => report::svg::figure(out, &[&stock, &planned])?,
+            _ => report::text::compare(out, &stock, &planned, colour())?,
         }
         Ok(Answer::Yes)
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::look::{LookArguments, colour};
 use super::plan::checked_plan;
 use super::{Answer, Failure, GuestArguments, batch, write_json};
 use crate::guest::Guest;
@@ -35,6 +36,8 @@ pub struct Predict {
     /// How to write the answer
     #[arg(long, value_enum, default_value_t)]
     format: PredictFormat,
+    #[command(flatten)]
+    look: LookArguments,
     /// Read one guest description a line and write one compact JSON answer a line
     #[arg(long)]
     batch: bool,
@@ -55,8 +58,9 @@ enum PredictFormat {
 }
 
 /// Which loader, and why that one.
-struct Loader {
-    release: Release,
+pub struct Loader {
+    /// Which.
+    pub release: Release,
     from: From,
     /// What the owner should know about the choice.
     warning: Option<Warning>,
@@ -101,7 +105,7 @@ impl Predict {
 
     /// Predicts and writes what will happen.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let loader = self.loader();
+        let loader = Loader::choose(self.xen);
         if self.batch {
             return batch::run(&self.guest, out, |guest| {
                 let report = self.report(guest, &loader)?;
@@ -119,47 +123,26 @@ impl Predict {
             PredictFormat::Hvmloader => {
                 report.prediction.bar_lines().try_for_each(|line| writeln!(out, "{line}"))?;
             }
-            PredictFormat::Svg => {
-                let map =
-                    Map::of_prediction(&loaded.guest, &loader.to_string(), &report.prediction, &|_, _| None);
-                report::svg::figure(out, &[&map])?;
-            }
-            PredictFormat::Text => {
-                let name = loader.to_string();
-                report::prediction::prediction(
-                    out,
+            PredictFormat::Svg | PredictFormat::Text => {
+                let names = self.look.names()?;
+                let map = Map::of_prediction(
                     &loaded.guest,
-                    &name,
+                    &loader.to_string(),
                     &report.prediction,
-                    &report.warnings,
-                )?;
-                for origin in &loaded.origins {
-                    writeln!(out, "\n{origin}")?;
+                    &|vendor, device| names.of(vendor, device),
+                );
+                if self.format == PredictFormat::Svg {
+                    report::svg::figure(out, &[&map])?;
+                    return Ok(answer(&report.prediction));
                 }
+                let (origins, warnings) = (&loaded.origins, &report.warnings);
+                report::prediction::prediction(out, &map, &report.prediction, origins, warnings, colour())?;
                 if let Some(suggestion) = &report.suggestion {
                     report::prediction::suggestion(out, suggestion, report.safe)?;
                 }
             }
         }
         Ok(answer(&report.prediction))
-    }
-
-    /// The asked-for loader, the running Xen's, or the newest.
-    fn loader(&self) -> Loader {
-        if let Some(release) = self.xen {
-            return Loader { release, from: From::Asked, warning: None };
-        }
-        let Some(version) = running_xen::version(Path::new(running_xen::SYSFS)) else {
-            return Loader { release: Release::NEWEST, from: From::Newest, warning: None };
-        };
-        let release = Release::nearest(version.major, version.minor, version.patch);
-        let known = Release::find(version.major, version.minor, Some(version.patch)).is_some();
-        let warning = (!known).then(|| {
-            let message =
-                format!("Xen {} runs here, whose loader is not known: {release}'s is assumed", version.text);
-            Warning::new("release-assumed", message)
-        });
-        Loader { release, from: From::Running, warning }
     }
 
     fn report<'a>(&self, guest: &'a Guest, loader: &Loader) -> Result<Report<'a>, Failure> {
@@ -200,6 +183,26 @@ fn suggestion(guest: &Guest, release: Release) -> Suggestion {
 /// No where a BAR is left unplaced or a crash is predicted.
 fn answer(prediction: &Prediction) -> Answer {
     if prediction.is_complete() { Answer::Yes } else { Answer::No }
+}
+
+impl Loader {
+    /// The asked-for loader, the running Xen's, or the newest.
+    pub fn choose(asked: Option<Release>) -> Self {
+        if let Some(release) = asked {
+            return Self { release, from: From::Asked, warning: None };
+        }
+        let Some(version) = running_xen::version(Path::new(running_xen::SYSFS)) else {
+            return Self { release: Release::NEWEST, from: From::Newest, warning: None };
+        };
+        let release = Release::nearest(version.major, version.minor, version.patch);
+        let known = Release::find(version.major, version.minor, Some(version.patch)).is_some();
+        let warning = (!known).then(|| {
+            let message =
+                format!("Xen {} runs here, whose loader is not known: {release}'s is assumed", version.text);
+            Warning::new("release-assumed", message)
+        });
+        Self { release, from: From::Running, warning }
+    }
 }
 
 impl std::fmt::Display for Loader {

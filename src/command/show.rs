@@ -5,9 +5,10 @@ use std::io::Write;
 
 use clap::Args;
 
+use super::look::{LookArguments, colour};
 use super::{Answer, Failure, Format, write_json};
 use crate::layout::{Code, Refusal};
-use crate::report;
+use crate::report::{self, Look};
 use crate::xenstore::{Domid, Store};
 
 /// Show the layout that is stored for a domain.
@@ -20,6 +21,8 @@ pub struct Show {
     /// How to write the layout
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    look: LookArguments,
 }
 
 impl Show {
@@ -35,7 +38,11 @@ impl Show {
         };
         match self.format {
             Format::Json => write_json(out, &layout)?,
-            Format::Text => report::text::layout(out, &layout)?,
+            Format::Text => {
+                let names = self.look.names()?;
+                let look = Look { names: &|vendor, device| names.of(vendor, device), colour: colour() };
+                report::text::layout(out, &layout, &look)?;
+            }
         }
         Ok(Answer::Yes)
     }

@@ -113,8 +113,13 @@ impl std::fmt::Display for What {
 
 impl std::fmt::Display for MapBar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let space = if self.kind.is_empty() { "" } else { " " };
-        f.pad(&format!("{} {}{space}{}{}", self.bdf, self.register, self.kind, self.note))
+        let Self { bdf, register, kind, note } = self;
+        // What is odd about it takes the place of its kind.
+        if !note.is_empty() {
+            return f.pad(&format!("{bdf} {register}{note}"));
+        }
+        let space = if kind.is_empty() { "" } else { " " };
+        f.pad(&format!("{bdf} {register}{space}{kind}"))
     }
 }
 
@@ -287,11 +292,11 @@ fn predicted_bar(guest: &Guest, bar: &PredictedBar) -> MapBar {
     let declared = device.and_then(|device| device.bars.iter().find(|other| other.reg == bar.reg));
     let Some(declared) = declared else {
         let kind = if bar.range().is_some_and(is_port) { IO } else { "" };
-        let (register, note) = (format!("0x{:02x}", bar.reg), ", which is no BAR".to_owned());
+        let (register, note) = (format!("0x{:02x}", bar.reg), " which is no BAR".to_owned());
         return MapBar { bdf: bar.bdf, register, kind, note };
     };
     let real = bar.register.filter(|_| bar.address.is_some());
-    let note = real.map(|register| format!(", really at {}", Address::new(register & !0xf)));
+    let note = real.map(|register| format!(" really at {}", Address::new(register & !0xf)));
     MapBar {
         note: note.unwrap_or_default(),
         ..MapBar::of(bar.bdf, bar.reg, declared.kind, declared.prefetch)

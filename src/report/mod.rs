@@ -9,3 +9,12 @@ pub mod map;
 pub mod prediction;
 pub mod svg;
 pub mod text;
+
+/// How maps are shown.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    /// What devices are called.
+    pub names: map::NameOf<'a>,
+    /// Whether the reader sees colours.
+    pub colour: bool,
+}

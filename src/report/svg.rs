@@ -529,8 +529,7 @@ fn row(map: &Map, group: &[&Item], clashes: &[Range]) -> Option<Row> {
     let mut odd = clash;
     let mut text = if let ([_], What::Bar(bar)) = (group, &first.what) {
         odd |= !bar.note.is_empty();
-        // What is odd about it takes the place of its kind.
-        if odd { format!("{} {}{}", bar.bdf, bar.register, bar.note) } else { bar.to_string() }
+        if clash { format!("{} {}{}", bar.bdf, bar.register, bar.note) } else { bar.to_string() }
     } else if group.len() == 1 {
         first.what.to_string()
     } else {
