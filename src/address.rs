@@ -195,6 +195,14 @@ impl Size {
         }
     }
 
+    /// The largest multiple of `unit` that is not above the size; zero for a unit of zero.
+    pub const fn round_down(self, unit: Self) -> Self {
+        match self.0.checked_rem(unit.0) {
+            Some(rest) => Self(self.0.saturating_sub(rest)),
+            None => Self(0),
+        }
+    }
+
     /// The smallest power of two that is not below the size, if there is one below 2^64.
     pub const fn next_power_of_two(self) -> Option<Self> {
         match self.0.checked_next_power_of_two() {

@@ -150,6 +150,8 @@ fn device_at(bdf: Bdf, vendor: u16, device: u16, class: u16) -> Device {
         bridge: None,
         host: None,
         model: None,
+        sriov: None,
+        virtual_function: false,
     }
 }
 

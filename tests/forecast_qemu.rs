@@ -250,6 +250,8 @@ fn layout(guest: &Guest, now: &Resources, functions: &[PresentFunction]) -> Layo
             bridge: None,
             host: None,
             model: None,
+            sriov: None,
+            virtual_function: false,
         });
         for (index, &(start, size, flags)) in resources.iter().enumerate().take(7) {
             if size == 0 || flags & (FIXED | UNSET) != 0 || start == 0 {
@@ -300,6 +302,8 @@ fn device(function: &PresentFunction, resources: &[(u64, u64, u64)]) -> Device {
         bridge: None,
         host: None,
         model: None,
+        sriov: None,
+        virtual_function: false,
     }
 }
 

@@ -46,6 +46,8 @@ fn device(slot: u8, wishes: &[(BarKind, u64)]) -> Device {
         bridge: None,
         host: None,
         model: None,
+        sriov: None,
+        virtual_function: false,
     }
 }
 

@@ -8,8 +8,6 @@
 )]
 #![allow(clippy::indexing_slicing, clippy::panic)]
 
-use std::collections::HashSet;
-
 use proptest::prelude::*;
 use xen_pci_layout::address::{Address, Size};
 use xen_pci_layout::guest::{Guest, HostCpu, MemoryMapEntry, RESERVED_TYPE, Reserve};
@@ -36,6 +34,8 @@ fn device(slot: u8, bars: Vec<Bar>) -> Device {
         bridge: None,
         host: None,
         model: None,
+        sriov: None,
+        virtual_function: false,
     }
 }
 
@@ -324,115 +324,5 @@ proptest! {
         other.devices.sort_by_cached_key(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); state >> 33 });
         let strip = |guest: &Guest| plan(guest, &Options::default()).map_err(|refusal| refusal.code);
         prop_assert_eq!(strip(&guest), strip(&other));
-    }
-}
-
-/// A world of 128 MiB units below 8 GiB, so that what is taken is one 64-bit mask.
-mod small_world {
-    use super::*;
-
-    pub const UNIT: u64 = 128 * M;
-
-    #[derive(Clone, Debug)]
-    pub struct World {
-        pub ram: u64,
-        pub device_model: u64,
-        pub rdm: Vec<(u64, u64)>,
-        /// (64-bit?, log2 of units)
-        pub bars: Vec<(bool, u32)>,
-    }
-
-    impl World {
-        pub fn guest(&self) -> Guest {
-            let bars: Vec<(BarKind, u64)> = self
-                .bars
-                .iter()
-                .map(|&(wide, log)| (if wide { BarKind::Mem64 } else { BarKind::Mem32 }, UNIT << log))
-                .collect();
-            let mut guest = guest_with(self.ram * UNIT, 33, &bars);
-            for &(start, units) in &self.rdm {
-                reserve_memory(&mut guest, start * UNIT, units * UNIT);
-            }
-            if self.device_model > 0 {
-                guest.device_model_memory = vec![Size::new(self.device_model * UNIT)];
-            }
-            guest
-        }
-
-        /// The smallest hole, in bytes, for which trying everything finds a layout. Between two whole units only the
-        /// first step of 2 MiB can differ: there a little RAM moves above 4 GiB, and the device model after it.
-        pub fn smallest_hole(&self) -> Option<u64> {
-            (2..=30).flat_map(|units| [units * UNIT, units * UNIT + 2 * M]).find(|&hole| self.search(hole))
-        }
-
-        fn search(&self, hole: u64) -> bool {
-            // The units that a range of bytes touches.
-            let units = |start: u64, end: u64| {
-                (start / UNIT..end.div_ceil(UNIT))
-                    .filter(|&unit| unit < 64)
-                    .fold(0_u64, |mask, unit| mask | 1 << unit)
-            };
-            let ram = self.ram * UNIT;
-            let low_end = ram.min(4 * G - hole);
-            let high_end = 4 * G + ram - low_end;
-            let rdm = self
-                .rdm
-                .iter()
-                .fold(0, |mask, &(start, count)| mask | units(start * UNIT, (start + count) * UNIT));
-            if rdm & (units(0, low_end) | units(4 * G, high_end)) != 0 {
-                return false;
-            }
-            let end = if high_end > 4 * G { high_end } else { low_end };
-            let populated = end + self.device_model * UNIT;
-            if high_end == 4 * G && populated > 0xfc00_0000 {
-                return false;
-            }
-            // The unit below 4 GiB holds the platform's regions. RAM and what follows it lie before the windows.
-            let low_taken = if high_end == 4 * G { populated.max(4 * G - hole) } else { 4 * G - hole };
-            let high_taken = if high_end == 4 * G { 4 * G } else { populated };
-            let taken = rdm | units(31 * UNIT, 4 * G) | units(0, low_taken) | units(4 * G, high_taken);
-            place_all(&self.bars, 0, taken, &mut HashSet::new())
-        }
-    }
-
-    fn place_all(bars: &[(bool, u32)], next: usize, taken: u64, seen: &mut HashSet<(usize, u64)>) -> bool {
-        let Some(&(wide, log)) = bars.get(next) else { return true };
-        if !seen.insert((next, taken)) {
-            return false;
-        }
-        let size = 1_u64 << log;
-        (0..(if wide { 64 } else { 32 })).step_by(size as usize).any(|start| {
-            let mask = (if size == 64 { u64::MAX } else { (1 << size) - 1 }) << start;
-            mask & taken == 0 && place_all(bars, next + 1, taken | mask, seen)
-        })
-    }
-
-    prop_compose! {
-        pub fn any_world()(
-            ram in 1_u64..40,
-            device_model in 0_u64..3,
-            rdm in prop::collection::vec((4_u64..60, 1_u64..3), 0..4),
-            bars in prop::collection::vec((any::<bool>(), 0_u32..5), 0..7),
-        ) -> World {
-            World { ram, device_model, rdm, bars }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
-
-    #[test]
-    fn a_layout_is_found_exactly_where_trying_everything_finds_one(world in small_world::any_world()) {
-        let guest = world.guest();
-        let smallest = world.smallest_hole();
-        match plan(&guest, &Options::default()) {
-            Ok(layout) => {
-                prop_assert_eq!(check(&guest, &layout), []);
-                let hole = layout.mmio_hole_size.get();
-                prop_assert!(smallest.is_some_and(|least| least <= hole && hole <= least + least / 50), "{hole:#x} {smallest:?}");
-            }
-            Err(refusal) => prop_assert_eq!(smallest, None, "{:?}", refusal),
-        }
     }
 }

@@ -128,6 +128,7 @@ fn taken(layout: &Layout, present: &Present) -> (Vec<Range>, Vec<Range>) {
             ports.extend(range);
         }
     }
+    memory.extend(layout.vf_bars.iter().filter_map(|bars| bars.range(layout.page_size)));
     (memory, ports)
 }
 

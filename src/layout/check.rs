@@ -105,6 +105,21 @@ fn bars_are_the_guests(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(S
     if asked != placed {
         broken("the layout's BARs are not the guest's".to_owned());
     }
+    let mut asked: Vec<(Bdf, u8, BarKind, Size, u16)> = Vec::new();
+    for device in &guest.devices {
+        if let Some(functions) = &device.sriov {
+            let bars = functions.bars.iter();
+            asked.extend(bars.map(|bar| (device.bdf, bar.reg, bar.kind, bar.size, functions.total_vfs)));
+        }
+    }
+    let placed = layout.vf_bars.iter();
+    let mut placed: Vec<_> =
+        placed.map(|bars| (bars.bdf, bars.reg, bars.kind, bars.size, bars.count)).collect();
+    asked.sort_unstable();
+    placed.sort_unstable();
+    if asked != placed {
+        broken("the layout's VF BARs are not those of the guest's physical functions".to_owned());
+    }
 }
 
 fn windows(layout: &Layout, broken: &mut impl FnMut(String)) {
@@ -162,16 +177,8 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
             broken(format!("{name} at {} runs past the highest address", bar.address));
             continue;
         };
-        let device = guest.devices.iter().find(|device| device.bdf == bar.bdf);
-        let behind = device.and_then(|device| device.bridge);
-        let kinds: &[WindowKind] = match bar.kind {
-            BarKind::Io => &[WindowKind::Io],
-            BarKind::Mem64 if behind.is_some() && !bar.prefetch => &[WindowKind::Low],
-            BarKind::Mem64 => &[WindowKind::Low, WindowKind::High],
-            BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => &[WindowKind::Low],
-        };
-        let inside =
-            kinds.iter().any(|&kind| layout.window(kind).is_some_and(|window| window.contains(range)));
+        let behind = bridge_above(guest, bar.bdf);
+        let inside = in_its_window(layout, bar.kind, behind.is_some() && !bar.prefetch, range);
         let platform = uncached_only
             && guest.devices.iter().any(|device| device.bdf == bar.bdf && device.is_xen_platform())
             && layout.window(WindowKind::Low).is_some_and(|low| low.end() <= range.start())
@@ -183,6 +190,25 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
             inside_bridges(guest, layout, bridge, &name, range, bar.kind, broken);
         }
         items.push(Item { name, range, io });
+    }
+    for bars in &layout.vf_bars {
+        let name =
+            format!("{} VF BAR 0x{:02x} ({} for each of {})", bars.bdf, bars.reg, bars.size, bars.count);
+        if !bars.address.is_aligned(bars.size.max(layout.page_size)) {
+            broken(format!("{name} at {} is not aligned to one function's share", bars.address));
+        }
+        let Some(range) = bars.range(layout.page_size) else {
+            broken(format!("{name} at {} runs past the highest address", bars.address));
+            continue;
+        };
+        let behind = bridge_above(guest, bars.bdf);
+        if !in_its_window(layout, bars.kind, behind.is_some() && !bars.prefetch, range) {
+            broken(format!("{name} at {range} lies in no window"));
+        }
+        if let Some(bridge) = behind {
+            inside_bridges(guest, layout, bridge, &name, range, bars.kind, broken);
+        }
+        items.push(Item { name, range, io: false });
     }
     for reservation in &layout.reserved {
         let name = format!("the {} reservation ({})", reservation.window, reservation.size);
@@ -205,6 +231,21 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
         }
     }
     items
+}
+
+fn bridge_above(guest: &Guest, bdf: Bdf) -> Option<Bdf> {
+    guest.devices.iter().find(|device| device.bdf == bdf)?.bridge
+}
+
+/// Whether a range lies in a window that its kind of BAR may use; `low_alone`: although it is 64 bits wide.
+fn in_its_window(layout: &Layout, kind: BarKind, low_alone: bool, range: Range) -> bool {
+    let kinds: &[WindowKind] = match kind {
+        BarKind::Io => &[WindowKind::Io],
+        BarKind::Mem64 if low_alone => &[WindowKind::Low],
+        BarKind::Mem64 => &[WindowKind::Low, WindowKind::High],
+        BarKind::Mem32 | BarKind::Mem1m | BarKind::Rom => &[WindowKind::Low],
+    };
+    kinds.iter().any(|&kind| layout.window(kind).is_some_and(|window| window.contains(range)))
 }
 
 /// Where in its page the host has a BAR.

@@ -52,6 +52,9 @@ pub struct Layout {
     pub reserved: Vec<Reservation>,
     /// Every BAR.
     pub bars: Vec<PlacedBar>,
+    /// The room for virtual functions' BARs, where the guest is shown their physical function's SR-IOV capability.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vf_bars: Vec<PlacedVfBars>,
     /// Every PCI-to-PCI bridge's windows.
     pub bridges: Vec<BridgeWindows>,
     /// How many variable MTRRs hvmloader will use for this layout.
@@ -150,6 +153,31 @@ pub struct PlacedBar {
     pub host: Option<Sbdf>,
 }
 
+/// One BAR of all virtual functions of a physical one, and its place: one function's after the other's.
+///
+/// No register holds it but the physical function's SR-IOV capability, which the guest's operating system writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedVfBars {
+    /// The physical function.
+    pub bdf: Bdf,
+    /// The register that it would be in a virtual function's header: 0x10 to 0x24.
+    pub reg: u8,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// One virtual function's share, never rounded.
+    pub size: Size,
+    /// How many virtual functions there can be.
+    pub count: u16,
+    /// Whether it is prefetchable.
+    #[serde(default)]
+    pub prefetch: bool,
+    /// The first virtual function's place.
+    pub address: Address,
+    /// The host's physical function, for a passed-through device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Sbdf>,
+}
+
 /// A bridge's windows: what it forwards to the bus behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeWindows {
@@ -234,6 +262,7 @@ impl Default for Layout {
             windows: Vec::new(),
             reserved: Vec::new(),
             bars: Vec::new(),
+            vf_bars: Vec::new(),
             bridges: Vec::new(),
             mtrrs: 0,
             warnings: Vec::new(),
@@ -297,6 +326,18 @@ impl PlacedBar {
     /// What the BAR decodes, as a range; `None` if it runs past the highest address.
     pub fn range(&self) -> Option<Range> {
         Range::sized(self.address, self.size)
+    }
+}
+
+impl PlacedVfBars {
+    /// From one virtual function's share to the next's: a page at least (the capability's System Page Size).
+    pub fn spacing(&self, page: Size) -> Size {
+        self.size.max(page)
+    }
+
+    /// What all of them take; `None` if it runs past the highest address.
+    pub fn range(&self, page: Size) -> Option<Range> {
+        Range::sized(self.address, self.spacing(page).checked_mul(self.count.into())?)
     }
 }
 

@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bar, Bdf, Sbdf};
+use super::{Bar, BarKind, Bdf, Sbdf};
+use crate::address::Size;
 
 /// One PCI function on the guest's bus: its identity, its BARs, and what its registers hold before the loader runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,38 @@ pub struct Device {
     /// What people call it: QEMU's model name, or the host's name of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Its virtual functions, where the guest is shown the SR-IOV capability: each of their BARs takes room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sriov: Option<VirtualFunctions>,
+    /// Whether it is a virtual function: its own BAR registers and memory enable bit are hard-wired to zero on the host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub virtual_function: bool,
+}
+
+/// What a physical function's SR-IOV capability asks for (PCI Express, section 9.3.3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtualFunctions {
+    /// How many virtual functions it can have (TotalVFs): all of them have their BARs in one stretch.
+    pub total_vfs: u16,
+    /// The BARs that every one of them has.
+    #[serde(default)]
+    pub bars: Vec<VirtualBar>,
+}
+
+/// A BAR that every virtual function of a physical one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtualBar {
+    /// The register that it would be in each virtual function's header: 0x10 to 0x24.
+    pub reg: u8,
+    /// What it decodes: `mem32` or `mem64`.
+    pub kind: BarKind,
+    /// One virtual function's share: a power of two, bytes.
+    pub size: Size,
+    /// Whether reads have no side effects (the prefetchable bit).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prefetch: bool,
 }
 
 /// A register that is no BAR: `value` where `wmask` is 0 cannot be changed by a write.
@@ -78,6 +111,8 @@ impl Device {
             bridge: None,
             host: None,
             model: None,
+            sriov: None,
+            virtual_function: false,
         }
     }
 

@@ -11,5 +11,5 @@ mod present;
 pub use bar::{Bar, BarKind};
 pub use bdf::{Bdf, ParseBdfError, Sbdf};
 pub use capability::{BridgeRegisters, MsiX, ResizableBar, SrIov, VfBar};
-pub use device::{Device, RawRegister};
+pub use device::{Device, RawRegister, VirtualBar, VirtualFunctions};
 pub use present::{PresentBar, PresentFunction};

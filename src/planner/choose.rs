@@ -4,16 +4,15 @@
 use std::ops::RangeInclusive;
 
 use super::Options;
-use super::demand::{BridgeWindow, Content as Inside, Demand, Wanted, Zone};
+use super::demand::{BridgeWindow, Content as Inside, Demand, StretchContent, Wanted, Zone};
 use super::free_space::FreeSpace;
 use super::high_window::{self, Content, HighWindow};
-use super::room::{Room, most_room};
-use super::size_classes::SizeClasses;
+use super::room::{Room, Up, most_room};
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
 use crate::layout::{
-    BridgeWindows, Layout, LayoutDevice, Reservation, ReservedKind, ReservedMemory, VARIABLE_MTRRS, Warning,
-    Window, WindowKind, variable_mtrrs,
+    BridgeWindows, Layout, LayoutDevice, PlacedVfBars, Reservation, ReservedKind, ReservedMemory,
+    VARIABLE_MTRRS, Warning, Window, WindowKind, variable_mtrrs,
 };
 use crate::pci::Device;
 
@@ -30,7 +29,9 @@ pub fn holes(guest: &Guest, options: &Options, demand: &Demand) -> RangeInclusiv
         return if allowed { index..=index } else { RangeInclusive::new(1, 0) };
     }
     // Nothing smaller than what only the low window can take, and the fixed regions above it.
-    let least = demand.low.total().saturating_add(demand.odd_low().unwrap_or_default());
+    let stretches: Vec<usize> = demand.stretches_in(Zone::Low).collect();
+    let shapes = demand.shapes(&stretches);
+    let least = shapes.iter().fold(demand.low.total(), |sum, shape| sum.saturating_add(shape.size));
     let least = least.saturating_add(Address::FOUR_GIB.distance_from(FIXED_REGIONS)).max(SMALLEST_HOLE);
     let index = |size: Size| size.get().div_ceil(HOLE_GRANULARITY.get());
     index(least)..=index(LARGEST_HOLE)
@@ -95,8 +96,8 @@ pub fn layout_in(guest: &Guest, mut demand: Demand, holes: RangeInclusive<u64>) 
 /// A hole with everything decided but the addresses.
 struct Arrangement {
     room: Room,
-    /// The 64-bit blocks that go above 4 GiB.
-    up: SizeClasses,
+    /// What goes above 4 GiB.
+    up: Up,
     low_window: Range,
     high: Option<HighWindow>,
     mtrrs: u32,
@@ -113,12 +114,12 @@ impl Arrangement {
 /// Decides, for a room that has place for everything, what goes up and where the windows are.
 fn arrange(guest: &Guest, demand: &Demand, room: Room) -> Option<Arrangement> {
     let up = fewest_up(&room, demand)?;
-    let kept = demand.pinned().map(|(_, block)| block).filter(|block| block.start() >= Address::FOUR_GIB);
+    let kept = demand.pinned().map(|(_, _, block)| block).filter(|block| block.start() >= Address::FOUR_GIB);
     let content = Content {
         kept: high_window::around(kept),
-        blocks: up.with(&demand.high),
-        odd: demand.odd_high(),
-        spare: if guest.takes_host_devices() && demand.reserve_high.is_zero() {
+        blocks: up.blocks.with(&demand.high),
+        shapes: demand.shapes(&up.stretches_up),
+        spare: if guest.takes_host_devices() && guest.reserve.high.is_zero() {
             PASSTHROUGH_SPARE
         } else {
             Size::ZERO
@@ -133,7 +134,7 @@ fn arrange(guest: &Guest, demand: &Demand, room: Room) -> Option<Arrangement> {
 
 /// The fit that sends the fewest of the largest 64-bit blocks up. Sending one more up never makes the rest harder to
 /// place, so the fewest is found by halving.
-fn fewest_up(room: &Room, demand: &Demand) -> Option<SizeClasses> {
+fn fewest_up(room: &Room, demand: &Demand) -> Option<Up> {
     if let Some(up) = room.fit(demand, 0) {
         return Some(up);
     }
@@ -151,25 +152,22 @@ fn fewest_up(room: &Room, demand: &Demand) -> Option<SizeClasses> {
 
 /// The low window: as wide as the hole, its start raised only where that brings the MTRRs within the budget and all
 /// still fits. With it, how many MTRRs both windows take.
-fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range>) -> (Range, u32) {
+fn low_window(room: &Room, demand: &Demand, up: &Up, high: Option<Range>) -> (Range, u32) {
     let widest = room.low_window;
     let count = |low: Range| variable_mtrrs([Some(low), high].into_iter().flatten());
     if count(widest) <= VARIABLE_MTRRS {
         return (widest, count(widest));
     }
-    let left = demand.low.with(&demand.either.without(up));
-    let kept = demand.pinned().map(|(_, block)| block.start());
+    let left = demand.low.with(&demand.either.without(&up.blocks));
+    let shapes = demand.shapes(&up.stretches_low);
+    let kept = demand.pinned().map(|(_, _, block)| block.start());
     let lowest_kept = kept.filter(|start| *start >= widest.start()).min();
     let raised =
         (13..=28).filter_map(|bit| Range::new(widest.start().align_up(Size::new(1 << bit))?, widest.end()));
     let affordable = raised.filter(|low| count(*low) <= VARIABLE_MTRRS);
-    let good = affordable.filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept)).find(|low| {
-        let inside = room.low.within(*low);
-        match demand.odd_low() {
-            None => left.fit(&inside),
-            Some(size) => inside.carve(size, |rest| left.fit(rest)).is_some(),
-        }
-    });
+    let good = affordable
+        .filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept))
+        .find(|low| room.low.within(*low).carve(&shapes, |rest| left.fit(rest).then_some(())).is_some());
     let window = good.unwrap_or(widest);
     (window, count(window))
 }
@@ -177,7 +175,7 @@ fn low_window(room: &Room, demand: &Demand, up: &SizeClasses, high: Option<Range
 /// Where each I/O BAR goes, by index into the demand.
 fn io_places(demand: &Demand) -> Option<Vec<(usize, Address)>> {
     let mut free = FreeSpace::new(Range::new(IO_WINDOW.0, IO_WINDOW.1), []);
-    for (_, block) in demand.pinned().filter(|(wanted, _)| wanted.zone == Zone::Io) {
+    for (_, _, block) in demand.pinned().filter(|(_, zone, _)| *zone == Zone::Io) {
         if !free.contains(block) {
             return None;
         }
@@ -222,9 +220,9 @@ fn place(free: &mut FreeSpace, blocks: &[(Size, Block)]) -> Option<Vec<(Block, A
 type Blocks = Vec<(Size, Block)>;
 
 /// Which blocks go low and which high.
-fn divide(demand: &Demand, up: &SizeClasses) -> (Blocks, Blocks) {
+fn divide(demand: &Demand, up: &Up) -> (Blocks, Blocks) {
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    let mut up = up.clone();
+    let mut up = up.blocks.clone();
     for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.pinned.is_none()) {
         let block = (wanted.block, Block::Bar(index));
         match wanted.zone {
@@ -236,7 +234,7 @@ fn divide(demand: &Demand, up: &SizeClasses) -> (Blocks, Blocks) {
         }
     }
     let reserve = |blocks: &mut Blocks, size: Size| {
-        if size.is_power_of_two() {
+        if !size.is_zero() {
             let at = blocks.partition_point(|(block, _)| *block >= size);
             blocks.insert(at, (size, Block::Reservation));
         }
@@ -253,11 +251,15 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
         wanted.address = wanted.pinned.unwrap_or(wanted.address);
     }
     let mut layout = Layout::default();
+    layout.page_size = guest.page_size;
 
+    for stretch in &demand.stretches {
+        if let Some(address) = stretch.pinned {
+            put(&mut layout, &stretch.content, address, stretch.shape.size);
+        }
+    }
     let mut free = chosen.room.low.within(chosen.low_window);
-    reserve_odd(&mut layout, &mut free, WindowKind::Low, demand.odd_low(), |rest| {
-        place(rest, &low_blocks).is_some()
-    })?;
+    put_stretches(&mut layout, &mut free, &demand, &chosen.up.stretches_low, &low_blocks)?;
     let low = place(&mut free, &low_blocks)?;
     settle(&mut layout, &mut demand.wanted, low, WindowKind::Low, demand.reserve_low)?;
     for (index, address) in &chosen.room.top {
@@ -267,9 +269,7 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
 
     if let Some(high) = &chosen.high {
         let mut free = high.free.clone();
-        reserve_odd(&mut layout, &mut free, WindowKind::High, demand.odd_high(), |rest| {
-            place(rest, &high_blocks).is_some()
-        })?;
+        put_stretches(&mut layout, &mut free, &demand, &chosen.up.stretches_up, &high_blocks)?;
         let placed = place(&mut free, &high_blocks)?;
         settle(&mut layout, &mut demand.wanted, placed, WindowKind::High, demand.reserve_high)?;
         let range = match high.window {
@@ -279,6 +279,7 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
         layout.windows.push(window(WindowKind::High, range));
     } else if demand.wanted.iter().any(|wanted| wanted.address >= Address::FOUR_GIB)
         || !high_blocks.is_empty()
+        || !chosen.up.stretches_up.is_empty()
     {
         return None;
     }
@@ -289,6 +290,7 @@ fn write(guest: &Guest, mut demand: Demand, chosen: &Arrangement) -> Option<Layo
     layout.bridges.sort_unstable_by_key(|bridge| bridge.bdf);
     lay_down(&mut layout, demand.wanted)?;
     layout.bars.sort_unstable_by_key(|bar| (bar.bdf, bar.reg));
+    layout.vf_bars.sort_unstable_by_key(|bars| (bars.bdf, bars.reg));
     Some(layout)
 }
 
@@ -326,6 +328,10 @@ fn lay_down(layout: &mut Layout, wanted: Vec<Wanted>) -> Option<()> {
                 bar.address = block.address.saturating_add(offset);
                 layout.bars.push(bar);
             }
+            Inside::VfBars(mut bars) => {
+                bars.address = block.address;
+                layout.vf_bars.push(bars);
+            }
             Inside::Window(kind, mut inside) => {
                 let range = Range::sized(block.address, block.block)?;
                 let at = layout.bridges.binary_search_by_key(&block.bdf, |bridge| bridge.bdf).ok()?;
@@ -353,23 +359,36 @@ fn high_blocks_placed(layout: &Layout, wanted: &[Wanted]) -> impl Iterator<Item 
     let bars = wanted.iter().filter(|wanted| wanted.address >= Address::FOUR_GIB);
     let bars = bars.filter_map(|wanted| Range::sized(wanted.address, wanted.block));
     let kept = layout.reserved.iter().filter(|reservation| reservation.window == WindowKind::High);
+    let virtual_functions = layout.vf_bars.iter().filter_map(|bars| bars.range(layout.page_size));
     bars.chain(kept.filter_map(Reservation::range))
+        .chain(virtual_functions.filter(|range| range.start() >= Address::FOUR_GIB))
 }
 
-/// Gives a reservation that is no power of two its place.
-fn reserve_odd(
+/// Gives the stretches with those numbers places that leave room for the blocks.
+fn put_stretches(
     layout: &mut Layout,
     free: &mut FreeSpace,
-    kind: WindowKind,
-    size: Option<Size>,
-    rest_fits: impl Fn(&mut FreeSpace) -> bool,
+    demand: &Demand,
+    numbers: &[usize],
+    blocks: &[(Size, Block)],
 ) -> Option<()> {
-    if let Some(size) = size {
-        let (block, left) = free.carve(size, |left| rest_fits(&mut left.clone()))?;
-        layout.reserved.push(Reservation { window: kind, start: block.start(), size });
-        *free = left;
+    let rest_fits = |left: &FreeSpace| place(&mut left.clone(), blocks).map(|_| ());
+    let (places, ()) = free.carve(&demand.shapes(numbers), rest_fits)?;
+    for (number, place) in numbers.iter().zip(places) {
+        put(layout, &demand.stretches.get(*number)?.content, place.start(), place.size());
+        free.remove(place);
     }
     Some(())
+}
+
+/// Writes a stretch down.
+fn put(layout: &mut Layout, content: &StretchContent, start: Address, size: Size) {
+    match content {
+        StretchContent::Reservation(window) => {
+            layout.reserved.push(Reservation { window: *window, start, size });
+        }
+        StretchContent::VfBars(bars) => layout.vf_bars.push(PlacedVfBars { address: start, ..bars.clone() }),
+    }
 }
 
 /// Writes the addresses into the BARs and reservations.
@@ -398,7 +417,6 @@ fn describe(guest: &Guest, chosen: &Arrangement, layout: &mut Layout) -> Option<
     layout.id = guest.id.clone();
     layout.name = guest.name.clone();
     layout.phys_bits = guest.usable_phys_bits();
-    layout.page_size = guest.page_size;
     layout.low_mem_pgend = frame(ram.low_end)?;
     layout.high_mem_pgend = if ram.high_end > Address::FOUR_GIB { frame(ram.high_end)? } else { 0 };
     layout.mmio_hole_size = chosen.room.hole;

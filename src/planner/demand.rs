@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::Options;
+use super::free_space::Shape;
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 use crate::guest::Guest;
-use crate::layout::PlacedBar;
-use crate::pci::{Bar, BarKind, Bdf, Device};
+use crate::layout::{PlacedBar, PlacedVfBars, WindowKind};
+use crate::pci::{Bar, BarKind, Bdf, Device, VirtualBar, VirtualFunctions};
 
 /// Where a block may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Wanted {
 pub enum Content {
     /// A BAR, and how far into the block it starts: the host's offset into a page, where that is to be kept.
     Bar(PlacedBar, Size),
+    /// Virtual functions' BARs behind a bridge, rounded up to a power of two.
+    VfBars(PlacedVfBars),
     /// A bridge's window, and what lies inside, largest first.
     Window(BridgeWindow, Vec<Wanted>),
 }
@@ -64,8 +67,30 @@ pub enum BridgeWindow {
     Io,
 }
 
+/// A stretch that is wanted and does not nest as blocks do: no power of two, or no multiple of itself.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// How large, and at a multiple of what.
+    pub shape: Shape,
+    /// Where it may go.
+    pub zone: Zone,
+    /// Where it is to stay, because an earlier layout has it there.
+    pub pinned: Option<Address>,
+    /// What it is for.
+    pub content: StretchContent,
+}
+
+/// What a stretch is for.
+#[derive(Clone, Debug)]
+pub enum StretchContent {
+    /// Hot-plug space, in the window of that kind.
+    Reservation(WindowKind),
+    /// One BAR of all virtual functions of a physical one.
+    VfBars(PlacedVfBars),
+}
+
 /// All that must be placed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Demand {
     /// Every block on the root bus, the largest first, then by function and register: the order of all that follows.
     pub wanted: Vec<Wanted>,
@@ -75,10 +100,12 @@ pub struct Demand {
     pub either: SizeClasses,
     /// What must go into the high window: a reservation that is a power of two, and BARs sent there by an option.
     pub high: SizeClasses,
-    /// The low reservation, whole pages; zero for none.
+    /// The low reservation if it is a power of two, else zero.
     pub reserve_low: Size,
-    /// The high reservation, whole pages; zero for none.
+    /// The high reservation if it is a power of two, else zero.
     pub reserve_high: Size,
+    /// What is not counted by size: other reservations and virtual functions' BARs, the largest first.
+    pub stretches: Vec<Stretch>,
 }
 
 /// The guest's functions by the bridge they sit behind.
@@ -91,15 +118,37 @@ impl Demand {
         for device in &guest.devices {
             buses.entry(device.bridge).or_default().push(device);
         }
-        let pages = |size: Size| size.round_up(guest.page_size).unwrap_or(size);
         let mut demand = Self {
             wanted: on_bus(guest, options, &buses, None),
-            reserve_low: pages(guest.reserve.low),
-            reserve_high: pages(guest.reserve.high),
+            stretches: buses
+                .get(&None)
+                .into_iter()
+                .flatten()
+                .flat_map(|device| vf_stretches(guest, device))
+                .collect(),
             ..Self::default()
         };
+        demand.reserve(guest.reserve.low, guest.page_size, WindowKind::Low);
+        demand.reserve(guest.reserve.high, guest.page_size, WindowKind::High);
+        demand.stretches.sort_by(|a, b| b.shape.size.cmp(&a.shape.size));
         demand.count();
         demand
+    }
+
+    /// Adds hot-plug space, whole pages: a block if it is a power of two.
+    fn reserve(&mut self, size: Size, page: Size, window: WindowKind) {
+        let size = size.round_up(page).unwrap_or(size);
+        let low = window == WindowKind::Low;
+        if size.is_power_of_two() {
+            *(if low { &mut self.reserve_low } else { &mut self.reserve_high }) = size;
+        } else if !size.is_zero() {
+            self.stretches.push(Stretch {
+                shape: Shape { size, alignment: size.previous_power_of_two() },
+                zone: if low { Zone::Low } else { Zone::High },
+                pinned: None,
+                content: StretchContent::Reservation(window),
+            });
+        }
     }
 
     /// Counts what has to find a place.
@@ -124,31 +173,70 @@ impl Demand {
     /// Keeps every block that `pins` names, and has the size it had, where it was.
     pub fn pin(&mut self, pins: &Pins) {
         pin_all(&mut self.wanted, pins);
+        for stretch in &mut self.stretches {
+            let StretchContent::VfBars(bars) = &stretch.content else { continue };
+            let pin = pins.get(&Key::vf(bars)).filter(|pin| pin.size() == stretch.shape.size);
+            stretch.pinned = pin.map(|pin| pin.start());
+        }
         self.count();
     }
 
-    /// The pinned blocks of the root bus.
-    pub fn pinned(&self) -> impl Iterator<Item = (&Wanted, Range)> {
-        self.wanted.iter().filter_map(|wanted| Some((wanted, Range::sized(wanted.pinned?, wanted.block)?)))
+    /// What is pinned on the root bus: whose it is, where it may be, and where it is.
+    pub fn pinned(&self) -> impl Iterator<Item = (Bdf, Zone, Range)> {
+        let blocks = self.wanted.iter().filter_map(|wanted| {
+            Some((wanted.bdf, wanted.zone, Range::sized(wanted.pinned?, wanted.block)?))
+        });
+        let stretches = self.stretches.iter().filter_map(|stretch| match &stretch.content {
+            StretchContent::VfBars(bars) => {
+                Some((bars.bdf, stretch.zone, Range::sized(stretch.pinned?, stretch.shape.size)?))
+            }
+            StretchContent::Reservation(_) => None,
+        });
+        blocks.chain(stretches)
     }
 
-    /// The low reservation if it is no power of two: it needs a place of its own before the blocks are placed.
-    pub fn odd_low(&self) -> Option<Size> {
-        odd(self.reserve_low)
+    /// The stretches that have no place yet and may go there, by their numbers.
+    pub fn stretches_in(&self, zone: Zone) -> impl Iterator<Item = usize> {
+        let free = move |stretch: &Stretch| stretch.zone == zone && stretch.pinned.is_none();
+        self.stretches.iter().enumerate().filter(move |(_, stretch)| free(stretch)).map(|(index, _)| index)
     }
 
-    /// The high reservation if it is no power of two.
-    pub fn odd_high(&self) -> Option<Size> {
-        odd(self.reserve_high)
+    /// The shapes of the stretches with those numbers.
+    pub fn shapes(&self, numbers: &[usize]) -> Vec<Shape> {
+        numbers.iter().filter_map(|number| self.stretches.get(*number)).map(|stretch| stretch.shape).collect()
     }
 }
 
-/// Where blocks were in an earlier layout, by function and register.
-pub type Pins = BTreeMap<(Bdf, u8), Range>;
+/// A block by its owner: the function, the register, and whether it is its virtual functions' register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    bdf: Bdf,
+    reg: u8,
+    virtual_functions: bool,
+}
+
+impl Key {
+    /// A BAR, or a bridge's window by its base register.
+    pub fn own(bdf: Bdf, reg: u8) -> Self {
+        Self { bdf, reg, virtual_functions: false }
+    }
+
+    /// Virtual functions' BARs.
+    pub fn vf(bars: &PlacedVfBars) -> Self {
+        Self { bdf: bars.bdf, reg: bars.reg, virtual_functions: true }
+    }
+}
+
+/// Where blocks were in an earlier layout.
+pub type Pins = BTreeMap<Key, Range>;
 
 fn pin_all(wanted: &mut [Wanted], pins: &Pins) {
     for block in wanted {
-        let pin = pins.get(&(block.bdf, block.reg)).filter(|pin| pin.size() == block.block);
+        let key = match &block.content {
+            Content::VfBars(bars) => Key::vf(bars),
+            Content::Bar(..) | Content::Window(..) => Key::own(block.bdf, block.reg),
+        };
+        let pin = pins.get(&key).filter(|pin| pin.size() == block.block);
         // What lies above the low window is placed from the top down and never searched.
         block.pinned = pin.filter(|_| block.zone != Zone::Top).map(|pin| pin.start());
         if let Content::Window(_, inside) = &mut block.content {
@@ -157,15 +245,14 @@ fn pin_all(wanted: &mut [Wanted], pins: &Pins) {
     }
 }
 
-fn odd(size: Size) -> Option<Size> {
-    (!size.is_zero() && !size.is_power_of_two()).then_some(size)
-}
-
 /// The blocks that the functions on one bus want, a bridge's windows among them, the largest first.
 fn on_bus(guest: &Guest, options: &Options, buses: &Buses<'_>, bridge: Option<Bdf>) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for device in buses.get(&bridge).into_iter().flatten() {
         wanted.extend(device.bars.iter().map(|bar| wanted_bar(guest, options, device, bar)));
+        if bridge.is_some() {
+            wanted.extend(vf_stretches(guest, device).filter_map(rounded_up));
+        }
         if device.is_bridge() {
             let inside = on_bus(guest, options, buses, Some(device.bdf));
             wanted.extend(bridge_windows(device.bdf, inside));
@@ -207,6 +294,47 @@ fn wanted_bar(guest: &Guest, options: &Options, device: &Device, bar: &Bar) -> W
         pinned: None,
         content: Content::Bar(placed, offset),
     }
+}
+
+/// The room that each BAR of a physical function's virtual functions takes: one function's after the other's, at a
+/// multiple of one function's share (PCI Express, section 9.2.1.1.1: all of them decode from one base).
+fn vf_stretches(guest: &Guest, device: &Device) -> impl Iterator<Item = Stretch> {
+    let of = |functions: &VirtualFunctions, bar: &VirtualBar| {
+        let bars = PlacedVfBars {
+            bdf: device.bdf,
+            reg: bar.reg,
+            kind: bar.kind,
+            size: bar.size,
+            count: functions.total_vfs,
+            prefetch: bar.prefetch,
+            address: Address::ZERO,
+            host: device.host,
+        };
+        let alignment = bars.spacing(guest.page_size);
+        let size = alignment.checked_mul(bars.count.into()).unwrap_or(Size::new(u64::MAX));
+        let low = bar.kind != BarKind::Mem64 || (device.bridge.is_some() && !bar.prefetch);
+        Stretch {
+            shape: Shape { size, alignment },
+            zone: if low { Zone::Low } else { Zone::Either },
+            pinned: None,
+            content: StretchContent::VfBars(bars),
+        }
+    };
+    device.sriov.iter().flat_map(move |functions| functions.bars.iter().map(move |bar| of(functions, bar)))
+}
+
+/// Virtual functions' BARs as a block, for what nests in a bridge's window.
+fn rounded_up(stretch: Stretch) -> Option<Wanted> {
+    let StretchContent::VfBars(bars) = stretch.content else { return None };
+    Some(Wanted {
+        bdf: bars.bdf,
+        reg: bars.reg,
+        block: stretch.shape.size.next_power_of_two().unwrap_or(stretch.shape.size),
+        zone: stretch.zone,
+        address: Address::ZERO,
+        pinned: None,
+        content: Content::VfBars(bars),
+    })
 }
 
 /// How far into a page the host has this BAR; zero for what is not passed through and for ports.

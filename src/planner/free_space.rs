@@ -73,40 +73,85 @@ impl FreeSpace {
         Some((start, taken))
     }
 
-    /// Takes `size` bytes, no power of two, from the lowest multiple of the largest power of two below `size` that
-    /// holds them and that `good` accepts, given what would be left.
-    ///
-    /// Looked at are the places that leave the largest blocks whole: where an aligned block of the free space starts,
-    /// the last place before one, and the last place of all.
-    pub fn carve(&self, size: Size, mut good: impl FnMut(&Self) -> bool) -> Option<(Range, Self)> {
-        self.each_carved(size).find(|(_, left)| good(left))
+    /// Takes the highest block of `block` bytes.
+    pub fn take_highest(&mut self, block: Size) -> Option<Address> {
+        let highest = |range: &Range| {
+            let start = range.end().checked_sub(block)?.align_down(block);
+            (start >= range.start()).then_some(start)
+        };
+        let start = self.ranges.iter().rev().find_map(highest)?;
+        self.remove(Range::sized(start, block)?);
+        Some(start)
     }
 
-    /// What is left when `size` bytes are taken out as [`Self::carve`] does, where `worth` is greatest; the lowest
-    /// such place. Places without worth are out of the question.
-    pub fn carved<T: Ord>(&self, size: Size, worth: impl Fn(&Self) -> Option<T>) -> Option<Self> {
-        let worthy = self.each_carved(size).filter_map(|(_, left)| worth(&left).map(|worth| (worth, left)));
-        let best = worthy.reduce(|best, other| if other.0 > best.0 { other } else { best });
-        best.map(|(_, left)| left)
+    /// Takes each of `shapes` out at places that leave something which `good` accepts: the places, in the order of
+    /// the shapes, and what `good` made of what is left. The lowest places that do are taken, the first shape's first.
+    pub fn carve<T>(
+        &self,
+        shapes: &[Shape],
+        mut good: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<(Vec<Range>, T)> {
+        let mut tries = MOST_TRIES;
+        let forwards: Vec<usize> = (0..shapes.len()).collect();
+        let mut places = vec![None; shapes.len()];
+        let mut found = self.carve_in(&forwards, shapes, &mut places, &mut tries, &mut good);
+        if found.is_none() && shapes.len() > 1 {
+            // A place next to another shape's is only looked at once that one has its place.
+            let backwards: Vec<usize> = forwards.into_iter().rev().collect();
+            found = self.carve_in(&backwards, shapes, &mut places, &mut tries, &mut good);
+        }
+        Some((places.into_iter().flatten().collect(), found?))
     }
 
-    fn each_carved(&self, size: Size) -> impl Iterator<Item = (Range, Self)> {
-        let alignment = size.previous_power_of_two();
-        self.ranges.iter().flat_map(move |range| places(*range, size, alignment)).map(|block| {
+    fn carve_in<T>(
+        &self,
+        order: &[usize],
+        shapes: &[Shape],
+        places: &mut [Option<Range>],
+        tries: &mut u32,
+        good: &mut impl FnMut(&Self) -> Option<T>,
+    ) -> Option<T> {
+        let Some((index, rest)) = order.split_first() else {
+            *tries = tries.checked_sub(1)?;
+            return good(self);
+        };
+        let shape = shapes.get(*index)?;
+        let candidates: Vec<Range> =
+            self.ranges.iter().flat_map(|range| candidates(*range, *shape)).collect();
+        candidates.into_iter().find_map(|place| {
+            *places.get_mut(*index)? = Some(place);
             let mut left = self.clone();
-            left.remove(block);
-            (block, left)
+            left.remove(place);
+            left.carve_in(rest, shapes, places, tries, good)
         })
     }
 }
 
-/// Where in `range` a block that is no power of two may best be put, lowest first.
-fn places(range: Range, size: Size, alignment: Size) -> Vec<Range> {
+/// How many ways to place several shapes are tried. One shape alone has far fewer.
+const MOST_TRIES: u32 = 4096;
+
+/// A stretch of address space that need be no power of two, or no multiple of its own size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How many bytes.
+    pub size: Size,
+    /// What its start is a multiple of: a power of two.
+    pub alignment: Size,
+}
+
+/// The places in `range` for a shape that leave the largest blocks whole, lowest first.
+///
+/// A free range falls into aligned blocks that are as large as they can be. What a shape takes from each size of block
+/// is least where it starts or ends flush with one of them: docs/planner.md has the argument. So these places are
+/// enough: each block's start, and the last place before each block's start and before the end.
+fn candidates(range: Range, shape: Shape) -> Vec<Range> {
+    let (size, alignment) = (shape.size, shape.alignment);
     let mut starts = Vec::new();
     let mut at = range.start();
     while at < range.end() {
         starts.extend(at.align_up(alignment));
         starts.extend(at.checked_sub(alignment).map(|before| before.align_down(alignment)));
+        starts.extend(at.checked_sub(size).map(|before| before.align_down(alignment)));
         let left = range.end().distance_from(at).previous_power_of_two();
         let block = 1_u64.checked_shl(at.get().trailing_zeros()).map_or(left, |own| left.min(Size::new(own)));
         at = at.saturating_add(block);
@@ -152,14 +197,30 @@ mod tests {
     }
 
     #[test]
-    fn a_carved_block_need_not_be_a_power_of_two() {
+    fn a_carved_shape_need_not_be_a_power_of_two() {
         let space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
-        let (block, left) = space.carve(Size::new(0x3000), |_| true).unwrap();
-        assert_eq!(block, range(0x2000, 0x5000));
-        assert_eq!(left.ranges(), [range(0x1000, 0x2000), range(0x5000, 0x9000)]);
-        let last = space.carve(Size::new(0x3000), |left| {
-            left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000)
+        let shape = Shape { size: Size::new(0x3000), alignment: Size::new(0x2000) };
+        let (places, ()) = space.carve(&[shape], |_| Some(())).unwrap();
+        assert_eq!(places, [range(0x2000, 0x5000)]);
+        let last = space.carve(&[shape], |left| {
+            left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000).then_some(())
         });
-        assert_eq!(last.unwrap().0, range(0x6000, 0x9000));
+        assert_eq!(last.unwrap().0, [range(0x6000, 0x9000)]);
+    }
+
+    #[test]
+    fn shapes_stand_beside_each_other_in_either_order() {
+        let space = FreeSpace::new(Some(range(0x1000, 0x8000)), []);
+        let (three, four) = (Size::new(0x3000), Size::new(0x4000));
+        let shapes = [three, four].map(|size| Shape { size, alignment: Size::FRAME });
+        assert!(space.carve(&shapes, |left| left.ranges().is_empty().then_some(())).is_some());
+    }
+
+    #[test]
+    fn the_highest_block_is_the_last_that_is_whole() {
+        let mut space = FreeSpace::new(Some(range(0x1000, 0x9800)), []);
+        assert_eq!(space.take_highest(Size::new(0x2000)), Some(Address::new(0x6000)));
+        assert_eq!(space.take_highest(Size::new(0x1000)), Some(Address::new(0x8000)));
+        assert_eq!(space.take_highest(Size::new(0x8000)), None);
     }
 }

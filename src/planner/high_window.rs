@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! Where the high window lies: past all memory, aligned to its size where it can be, lowest address first.
 
-use super::free_space::FreeSpace;
+use super::free_space::{FreeSpace, Shape};
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 
@@ -25,8 +25,8 @@ pub struct HighWindow {
 pub struct Content {
     /// The blocks.
     pub blocks: SizeClasses,
-    /// A reservation that is no power of two.
-    pub odd: Option<Size>,
+    /// What is no block.
+    pub shapes: Vec<Shape>,
     /// Space beside all that which would be good to have.
     pub spare: Size,
     /// What lies there already and stays.
@@ -36,18 +36,26 @@ pub struct Content {
 impl Content {
     /// Whether all of it can be placed in `free`.
     fn fits(&self, free: &FreeSpace) -> bool {
-        match self.odd {
-            None => self.blocks.fit(free),
-            Some(size) => free.carve(size, |left| self.blocks.fit(left)).is_some(),
-        }
+        free.carve(&self.shapes, |left| self.blocks.fit(left).then_some(())).is_some()
     }
 }
 
+/// Old Linux guests get no further: SeaBIOS ends its 64-bit window here unless something needs more.
+const OLD_GUESTS: Address = Address::new(1 << 44);
+
 /// Chooses the window in `free` (everything above 4 GiB that is not barred; `holes` are what it must not span if that
-/// can be helped). `None` where nothing needs one.
+/// can be helped). Below 2^44 if everything fits there. `None` where nothing needs one.
 pub fn choose(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<HighWindow> {
+    let old = Range::new(Address::ZERO, OLD_GUESTS)
+        .filter(|old| content.kept.is_none_or(|kept| old.contains(kept)));
+    let below = old.map(|old| free.within(old)).filter(|below| below != free);
+    below.and_then(|below| choose_in(&below, holes, content)).or_else(|| choose_in(free, holes, content))
+}
+
+fn choose_in(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<HighWindow> {
     let kept = content.kept.map_or(Size::ZERO, Range::size);
-    let needed = content.blocks.total().saturating_add(content.odd.unwrap_or_default()).saturating_add(kept);
+    let shapes = content.shapes.iter().fold(Size::ZERO, |sum, shape| sum.saturating_add(shape.size));
+    let needed = content.blocks.total().saturating_add(shapes).saturating_add(kept);
     if needed.is_zero() && content.spare.is_zero() {
         return None;
     }

@@ -6,7 +6,7 @@
 
 use super::Options;
 use super::choose::{holes, layout_in};
-use super::demand::{Demand, Pins};
+use super::demand::{Demand, Key, Pins};
 use crate::address::Range;
 use crate::guest::{Guest, HOLE_GRANULARITY};
 use crate::layout::Layout;
@@ -57,14 +57,16 @@ pub fn layout(guest: &Guest, options: &Options, old: &Layout) -> Option<Layout> 
 fn pins(old: &Layout) -> Pins {
     let bars = old.bars.iter().filter_map(|bar| {
         let block = if bar.kind.is_memory() { bar.size.max(old.page_size) } else { bar.size };
-        Some(((bar.bdf, bar.reg), Range::sized(bar.address.align_down(block), block)?))
+        Some((Key::own(bar.bdf, bar.reg), Range::sized(bar.address.align_down(block), block)?))
     });
     let windows = old.bridges.iter().flat_map(|bridge| {
         let window = |reg, bounds: Option<_>| {
             let (start, end) = bounds?;
-            Some(((bridge.bdf, reg), Range::new(start, end)?))
+            Some((Key::own(bridge.bdf, reg), Range::new(start, end)?))
         };
         [window(0x1c, bridge.io), window(0x20, bridge.memory), window(0x24, bridge.prefetchable)]
     });
-    bars.chain(windows.flatten()).collect()
+    let virtual_functions =
+        old.vf_bars.iter().filter_map(|bars| Some((Key::vf(bars), bars.range(old.page_size)?)));
+    bars.chain(windows.flatten()).chain(virtual_functions).collect()
 }

@@ -2,7 +2,7 @@
 //! The room that one size of the hole gives: where RAM ends, and what is free below and above 4 GiB.
 
 use super::demand::{Demand, Zone};
-use super::free_space::FreeSpace;
+use super::free_space::{FreeSpace, Shape};
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, RamLayout};
@@ -91,53 +91,125 @@ impl Room {
         let barred = guest.reserved_device_memory().chain(guest.hypertransport_hole());
         let high = FreeSpace::new(Range::new(high_start, limit), barred);
         let mut room = Self { hole, ram, low_window, low, high, top, device_model_on_reserved };
-        for (wanted, block) in demand.pinned().filter(|(wanted, _)| wanted.zone != Zone::Io) {
-            let space = match wanted.zone {
+        for (bdf, zone, block) in demand.pinned().filter(|(_, zone, _)| *zone != Zone::Io) {
+            let space = match zone {
                 Zone::Either | Zone::High if block.start() >= Address::FOUR_GIB => &mut room.high,
                 _ => &mut room.low,
             };
             if !space.contains(block) {
-                return Err(Obstacle::Pinned(wanted.bdf));
+                return Err(Obstacle::Pinned(bdf));
             }
             space.remove(block);
         }
         Ok(room)
     }
 
-    /// Whether all of `demand` fits when the `wanted` largest 64-bit blocks go up wherever they can: then which
-    /// 64-bit blocks that is.
-    pub fn fit(&self, demand: &Demand, wanted: u64) -> Option<SizeClasses> {
-        let split = |high: &FreeSpace| demand.either.split(wanted, &demand.high, high);
-        // A high reservation of odd size goes where the most can still go up beside it.
-        let high = match demand.odd_high() {
-            None => &self.high,
-            Some(size) => &self.high.carved(size, |left| split(left).map(|(up, _)| up.total()))?,
-        };
-        let (up, left) = split(high)?;
-        let low = demand.low.with(&left);
-        let fits = match demand.odd_low() {
-            None => low.fit(&self.low),
-            Some(size) => low.fit(&self.low) && self.low.carve(size, |rest| low.fit(rest)).is_some(),
-        };
-        fits.then_some(up)
+    /// Whether all of `demand` fits when the `wanted` largest 64-bit blocks go up wherever they can: then what goes up.
+    /// Of the stretches that may go either way as few go up as will do.
+    pub fn fit(&self, demand: &Demand, wanted: u64) -> Option<Up> {
+        let either: Vec<usize> = demand.stretches_in(Zone::Either).collect();
+        divisions(either.len()).find_map(|goes_up| {
+            let (up, down): (Vec<_>, Vec<_>) = either.iter().zip(goes_up).partition(|(_, up)| *up);
+            let numbers = |zone, more: Vec<(&usize, bool)>| -> Vec<usize> {
+                let more = more.into_iter().map(|(number, _)| *number);
+                let mut numbers: Vec<usize> = demand.stretches_in(zone).chain(more).collect();
+                numbers.sort_unstable();
+                numbers
+            };
+            self.fit_divided(demand, wanted, numbers(Zone::Low, down), numbers(Zone::High, up))
+        })
     }
+
+    /// The same where it is decided which stretches go where.
+    fn fit_divided(
+        &self,
+        demand: &Demand,
+        wanted: u64,
+        stretches_low: Vec<usize>,
+        stretches_up: Vec<usize>,
+    ) -> Option<Up> {
+        let (low_shapes, high_shapes) = (demand.shapes(&stretches_low), demand.shapes(&stretches_up));
+        if !demand.low.fit(&self.low) || !may_fit(&demand.low, &low_shapes, &self.low) {
+            return None;
+        }
+        // Many places of the high stretches leave the same for the low window.
+        let mut refused: Vec<SizeClasses> = Vec::new();
+        let (_, blocks) = self.high.carve(&high_shapes, |left| {
+            let (up, left) = demand.either.split(wanted, &demand.high, left)?;
+            if refused.contains(&left) {
+                return None;
+            }
+            let low = demand.low.with(&left);
+            let fits = low.fit(&self.low)
+                && may_fit(&low, &low_shapes, &self.low)
+                && self.low.carve(&low_shapes, |rest| low.fit(rest).then_some(())).is_some();
+            if !fits {
+                refused.push(left);
+            }
+            fits.then_some(up)
+        })?;
+        Some(Up { blocks, stretches_low, stretches_up })
+    }
+}
+
+/// What goes above 4 GiB, and what does not.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// The 64-bit blocks that go up.
+    pub blocks: SizeClasses,
+    /// The stretches that stay, by number.
+    pub stretches_low: Vec<usize>,
+    /// The stretches that go up, by number.
+    pub stretches_up: Vec<usize>,
+}
+
+/// From how many stretches on not every division of them is tried.
+const MOST_DIVIDED: usize = 6;
+
+/// Ways to send some of `count` things up, the fewest first; for many of them only the first so many.
+fn divisions(count: usize) -> impl Iterator<Item = Vec<bool>> {
+    let all = (count <= MOST_DIVIDED).then(|| {
+        let mut masks: Vec<u32> =
+            (0..1_u32.checked_shl(u32::try_from(count).unwrap_or(0)).unwrap_or(1)).collect();
+        masks.sort_by_key(|mask| mask.count_ones());
+        masks.into_iter().map(move |mask| {
+            (0..count)
+                .map(|bit| {
+                    mask.checked_shr(u32::try_from(bit).unwrap_or(0)).is_some_and(|rest| rest & 1 == 1)
+                })
+                .collect()
+        })
+    });
+    let first =
+        (count > MOST_DIVIDED).then(|| (0..=count).map(move |up| (0..count).map(|at| at < up).collect()));
+    all.into_iter().flatten().chain(first.into_iter().flatten())
+}
+
+/// A bound that is quick to test: whether there are enough aligned blocks of each size for the blocks and for what the
+/// shapes have of them wherever they are put.
+fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
+    shapes.iter().all(|shape| {
+        let unit = shape.alignment;
+        let blocks = blocks.descending().filter(|(size, _)| *size >= unit);
+        let taken = blocks.fold(Size::ZERO, |sum, (size, count)| {
+            sum.saturating_add(size.checked_mul(count).unwrap_or(Size::new(u64::MAX)))
+        });
+        let taken = shapes
+            .iter()
+            .filter(|other| other.alignment >= unit)
+            .fold(taken, |sum, other| sum.saturating_add(other.size.round_down(unit)));
+        taken <= free.aligned_capacity(unit)
+    })
 }
 
 /// Places what lies above the low window, downwards from the fixed regions, and says where the window then ends.
 fn place_top(guest: &Guest, demand: &Demand) -> Result<(Vec<(usize, Address)>, Address), Obstacle> {
-    let mut end = FIXED_REGIONS;
+    let below = Range::new(Address::ZERO, FIXED_REGIONS);
+    let mut free = FreeSpace::new(below, guest.reserved_device_memory());
     let mut placed = Vec::new();
     for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Top) {
-        let no_place = Obstacle::NoTop(wanted.bdf);
-        let below = |end: Address| end.checked_sub(wanted.block).map(|start| start.align_down(wanted.block));
-        let mut start = below(end).ok_or(no_place)?;
-        while let Some(block) = Range::sized(start, wanted.block)
-            && let Some(rdm) = guest.reserved_device_memory().find(|rdm| rdm.overlaps(block))
-        {
-            start = below(rdm.start()).ok_or(no_place)?;
-        }
-        placed.push((index, start));
-        end = start;
+        placed.push((index, free.take_highest(wanted.block).ok_or(Obstacle::NoTop(wanted.bdf))?));
     }
+    let end = placed.iter().map(|(_, start)| *start).min().unwrap_or(FIXED_REGIONS);
     Ok((placed, end))
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::address::{Address, Size};
 use crate::guest::Guest;
-use crate::pci::{Bar, BarKind, Bdf, Device};
+use crate::pci::{BarKind, Bdf, Device};
 
 /// The page sizes that a guest or its host may have.
 const PAGE_SIZES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
@@ -146,7 +146,7 @@ fn validate_device(device: &Device) -> Result<(), DescriptionError> {
         if !matches!(bar.reg, 0x10 | 0x14 | 0x18 | 0x1c | 0x20 | 0x24 | 0x30) {
             return wrong(format!("{name}: BARs are at 0x10 to 0x24 and 0x30"));
         }
-        if let Some(problem) = impossible_size(bar) {
+        if let Some(problem) = impossible_size(bar.kind, bar.size) {
             return wrong(format!("{name}: {problem}"));
         }
         let upper = (bar.kind == BarKind::Mem64).then(|| bar.reg.saturating_add(4));
@@ -156,28 +156,51 @@ fn validate_device(device: &Device) -> Result<(), DescriptionError> {
             }
         }
     }
+    validate_virtual_functions(device)
+}
+
+fn validate_virtual_functions(device: &Device) -> Result<(), DescriptionError> {
+    let wrong = |problem: String| Err(DescriptionError::Device { bdf: device.bdf, problem });
+    let Some(functions) = &device.sriov else { return Ok(()) };
+    if functions.total_vfs == 0 {
+        return wrong("sriov: total_vfs is 0: leave sriov out".to_owned());
+    }
+    let mut registers = BTreeSet::new();
+    for bar in &functions.bars {
+        let name = format!("VF BAR 0x{:02x}", bar.reg);
+        if !matches!(bar.reg, 0x10 | 0x14 | 0x18 | 0x1c | 0x20 | 0x24) {
+            return wrong(format!("{name}: BARs are at 0x10 to 0x24"));
+        }
+        if !matches!(bar.kind, BarKind::Mem32 | BarKind::Mem64) {
+            return wrong(format!("{name}: a virtual function has memory BARs alone, mem32 or mem64"));
+        }
+        if let Some(problem) = impossible_size(bar.kind, bar.size) {
+            return wrong(format!("{name}: {problem}"));
+        }
+        let upper = (bar.kind == BarKind::Mem64).then(|| bar.reg.saturating_add(4));
+        for register in [Some(bar.reg), upper].into_iter().flatten() {
+            if !registers.insert(register) {
+                return wrong(format!("{name}: register 0x{register:02x} belongs to two VF BARs"));
+            }
+        }
+    }
     Ok(())
 }
 
 /// What no BAR of that kind can have as its size, said in a sentence.
-fn impossible_size(bar: &Bar) -> Option<String> {
-    let (least, most) = match bar.kind {
+fn impossible_size(kind: BarKind, size: Size) -> Option<String> {
+    let (least, most) = match kind {
         BarKind::Io => (4, 1 << 31),
         BarKind::Rom => (2 << 10, 1 << 31),
         BarKind::Mem32 | BarKind::Mem1m => (16, 1 << 31),
         BarKind::Mem64 => (16, 1 << 63),
     };
-    let size = bar.size.get();
-    if !bar.size.is_power_of_two() {
-        return Some(format!("size {size} is no power of two"));
+    let bytes = size.get();
+    if !size.is_power_of_two() {
+        return Some(format!("size {bytes} is no power of two"));
     }
-    (!(least..=most).contains(&size)).then(|| {
-        format!(
-            "a BAR of kind {} has {} to {} bytes, not {size}",
-            bar.kind,
-            Size::new(least),
-            Size::new(most)
-        )
+    (!(least..=most).contains(&bytes)).then(|| {
+        format!("a BAR of kind {kind} has {} to {} bytes, not {bytes}", Size::new(least), Size::new(most))
     })
 }
 

@@ -167,6 +167,8 @@ impl HostDevice {
                 bridge: None,
                 host: Some(sbdf),
                 model: None,
+                sriov: None,
+                virtual_function: false,
             },
             interface: None,
             unsized_bars: Vec::new(),

@@ -215,6 +215,8 @@ pub(crate) fn blank(bdf: Bdf, (vendor, device): (u16, u16), class: u16) -> Devic
         bridge: None,
         host: None,
         model: None,
+        sriov: None,
+        virtual_function: false,
     }
 }
 
