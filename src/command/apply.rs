@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! `apply`: plan, then store. What libxl runs before it lays out a guest's RAM.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use super::plan::Choices;
 use super::{Answer, Failure, Format, GuestArguments, write_json};
 use crate::address::Size;
 use crate::planner::Options;
-use crate::xenstore::{Domid, Store};
+use crate::xenstore::{Domid, Store, Written};
 
 /// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of
 /// what is there.
@@ -48,7 +48,10 @@ impl Apply {
             options = Options { built_hole: Some(store.libxl_hole(self.domid)?), ..options };
         }
         let layout = self.choices.layout_of(loaded, &options)?;
-        let generation = store.write_layout(self.domid, &layout)?;
+        let Written { generation, built } = store.write_layout(self.domid, &layout)?;
+        if built && !self.built {
+            self.warn_of_built(store.libxl_hole(self.domid)?, layout.mmio_hole_size)?;
+        }
         match self.format {
             Format::Json => write_json(out, &layout)?,
             Format::Text => {
@@ -65,5 +68,23 @@ impl Apply {
             }
         }
         Ok(Answer::Yes)
+    }
+
+    /// RAM is not laid out again for what is stored now.
+    fn warn_of_built(&self, built: Size, planned: Size) -> io::Result<()> {
+        let domid = self.domid;
+        let consequence = if built == planned {
+            "which the layout keeps by chance".to_owned()
+        } else {
+            format!(
+                "and the layout needs {planned}: its loader will not use it, or use it and find RAM in a window"
+            )
+        };
+        let mut err = io::stderr();
+        writeln!(
+            err,
+            "warning: domain {domid} is built already, with a hole of {built}, {consequence}; --built plans for the hole \
+             that is there [already-built]"
+        )
     }
 }

@@ -10,8 +10,9 @@ use super::{Failure, HostArguments};
 use crate::address::{Address, Range, Size};
 use crate::guest::{Guest, HostCpu, MemoryMapEntry, RESERVED_TYPE};
 use crate::layout::Warning;
+use crate::pci::Sbdf;
 use crate::source::domain::{self, DomainError, Surroundings};
-use crate::source::domain_config::{DomainConfig, RdmStrategy};
+use crate::source::domain_config::{DomainConfig, HostDeviceName, RdmStrategy};
 use crate::source::host::Host;
 use crate::source::{description, libxl_json, running_xen, xl_cfg};
 
@@ -190,16 +191,24 @@ impl GuestArguments {
             origins.push(format!("width {phys_bits} bits: hap=0"));
         }
         let concerned = !config.pci.is_empty() || config.rdm_strategy == RdmStrategy::Host;
+        let mut host = host;
+        let asked = host.as_mut().filter(|_| self.rdm.is_empty()).and_then(|host| ask_xen(config, host));
         let tables = host.as_ref().filter(|host| host.iommu_bits().is_some());
-        match (self.rdm.is_empty(), tables) {
-            (false, _) => origins.push("reserved device memory: --rdm".to_owned()),
-            (true, Some(host)) => origins.push(format!("reserved device memory: {}", origin(host))),
-            (true, None) if concerned && config.rdm_found.is_empty() => warnings.push(Warning::new(
-                "assumed-no-rdm",
-                "what memory the host's firmware reserves for devices is not known (--rdm, or ACPI's DMAR or IVRS in the \
-                 tree of --host): none is assumed",
-            )),
-            (true, None) => {}
+        match (self.rdm.is_empty(), asked, tables) {
+            (false, ..) => origins.push("reserved device memory: --rdm".to_owned()),
+            (true, Some(Ok(())), _) => origins.push("reserved device memory: the running Xen".to_owned()),
+            (true, _, Some(host)) => origins.push(format!("reserved device memory: {}", origin(host))),
+            (true, asked, None) if concerned && config.rdm_found.is_empty() => {
+                let why = match asked {
+                    Some(Err(error)) => error.to_string(),
+                    _ => "--rdm, or ACPI's DMAR or IVRS in the tree of --host".to_owned(),
+                };
+                let message = format!(
+                    "what memory the host's firmware reserves for devices is not known ({why}): none is assumed"
+                );
+                warnings.push(Warning::new("assumed-no-rdm", message));
+            }
+            (true, _, None) => {}
         }
         Surroundings {
             phys_bits,
@@ -209,6 +218,21 @@ impl GuestArguments {
             ask_qemu: self.ask_qemu.clone(),
         }
     }
+}
+
+/// Has the running Xen tell the host's reserved device memory; `None` where the host is a copy, or runs no Xen.
+fn ask_xen(config: &DomainConfig, host: &mut Host) -> Option<Result<(), xen_sys::HypervisorError>> {
+    if !host.is_live() || running_xen::version(Path::new(running_xen::SYSFS)).is_none() {
+        return None;
+    }
+    let devices = config.pci.iter().filter_map(|pci| match &pci.device {
+        HostDeviceName::Address(sbdf) => Some(*sbdf),
+        HostDeviceName::Name(_) => None,
+    });
+    let devices: Vec<Sbdf> = devices.collect();
+    let all = config.rdm_strategy == RdmStrategy::Host;
+    let memory = running_xen::reserved_device_memory(&devices, all);
+    Some(memory.map(|memory| host.set_reserved_memory(memory)))
 }
 
 fn shown(cpu: &HostCpu) -> String {

@@ -373,4 +373,9 @@ impl Host {
     pub fn reserved_memory(&self) -> &[ReservedMemory] {
         &self.reserved_memory
     }
+
+    /// Puts what the running Xen says in the place of what the tables say: Xen knows more than they do, and hides them.
+    pub fn set_reserved_memory(&mut self, memory: Vec<ReservedMemory>) {
+        self.reserved_memory = memory;
+    }
 }

@@ -24,4 +24,4 @@ pub use domid::{Domid, DomidError};
 #[cfg(feature = "xenstore")]
 pub use error::StoreError;
 #[cfg(feature = "xenstore")]
-pub use store::{Difference, Store, Stored, UpdateError};
+pub use store::{Difference, Store, Stored, UpdateError, Written};

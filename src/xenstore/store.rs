@@ -41,6 +41,15 @@ pub struct Stored {
     pub generation: u64,
 }
 
+/// What is known after a layout was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How often one was stored for this domain.
+    pub generation: u64,
+    /// Whether libxl had laid out the domain's RAM before.
+    pub built: bool,
+}
+
 /// A key that is not what the stored layout says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -72,11 +81,11 @@ impl Store {
         Ok(Self { client: Client::open()? })
     }
 
-    /// Stores `layout` for a domain in place of what is there, and reads it back. Returns its generation.
+    /// Stores `layout` for a domain in place of what is there, and reads it back.
     ///
     /// # Errors
     /// Nothing was written, unless it is [`StoreError::ReadBack`] or the connection broke at the very end.
-    pub fn write_layout(&self, domid: Domid, layout: &Layout) -> Result<u64, StoreError> {
+    pub fn write_layout(&self, domid: Domid, layout: &Layout) -> Result<Written, StoreError> {
         let layout = layout.clone();
         let turn = Turn::take();
         self.client.run(move |connection| {
@@ -87,14 +96,14 @@ impl Store {
                 let trees = schema::subtrees(domid, facts.device_model, &layout, generation)?;
                 Ok((facts, trees, generation))
             };
-            let (_, trees, generation) = transaction::<(Facts, [Subtree; 3], u64), StoreError>(
+            let (facts, trees, generation) = transaction::<(Facts, [Subtree; 3], u64), StoreError>(
                 connection,
                 domid,
                 look,
                 |span, (facts, trees, _)| replace(span, domid, facts, trees),
             )?;
             read_back(connection, domid, &trees, generation)?;
-            Ok(generation)
+            Ok(Written { generation, built: facts.built })
         })?
     }
 
@@ -196,6 +205,8 @@ impl Store {
 struct Facts {
     /// The domain of its device model.
     device_model: u32,
+    /// Whether its RAM is laid out.
+    built: bool,
 }
 
 /// A transaction of the client.
@@ -267,7 +278,7 @@ fn inspect(span: &impl Toolstack, domid: Domid) -> Result<Facts, StoreError> {
     if built && !span.is_domain_introduced(domid.get()) {
         return Err(StoreError::Dying(domid));
     }
-    Ok(Facts { device_model: device_model(span, domid)? })
+    Ok(Facts { device_model: device_model(span, domid)?, built })
 }
 
 /// The domain's permissions, which exist if it does.

@@ -16,6 +16,7 @@ crate::on_both_daemons!(
     a_layout_of_256_functions_with_6_bars_each_fits,
     a_layout_of_100_bars_takes_one_write_and_one_read_a_key_and_12_round_trips_beside,
     a_built_domain_keeps_its_hole_or_nothing_is_stored,
+    apply_to_a_built_domain_without_saying_so_is_warned_of,
     a_domain_without_a_layout_says_so,
 );
 
@@ -166,6 +167,27 @@ fn a_built_domain_keeps_its_hole_or_nothing_is_stored(kind: Kind) {
     built(&big).succeeded();
     assert_eq!(daemon.client().read(&format!("{TOOLSTACK}/mmio-hole-size")).unwrap(), "2147483648");
     assert_eq!(daemon.client().read("/local/domain/7/platform/mmio_hole_size").unwrap(), "2147483648");
+}
+
+fn apply_to_a_built_domain_without_saying_so_is_warned_of(kind: Kind) {
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    let small = guest(&daemon.directory, "small", &[1 << 20]);
+    let outcome = apply(&daemon.socket(), 7, &small);
+    assert_eq!((outcome.code, outcome.err.as_str()), (Some(0), ""), "not built yet");
+    daemon.client().write("/local/domain/7/store/port", "1").unwrap();
+    daemon.introduce(7);
+    let warned = |words: &str| {
+        let outcome = apply(&daemon.socket(), 7, &small);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.err);
+        assert!(outcome.err.starts_with("warning: domain 7 is built already"), "{}", outcome.err);
+        assert!(outcome.err.contains(words) && outcome.err.contains("--built"), "{}", outcome.err);
+    };
+    warned("by chance");
+    daemon.client().write("/local/domain/7/platform/mmio_hole_size", "1073741824").unwrap();
+    warned("with a hole of 1G, and the layout needs 256M");
+    let built = run(program(&daemon.socket()).args(["apply", "--built", "--domid", "7"]).arg(&small));
+    assert_eq!((built.code, built.err.as_str()), (Some(0), ""));
 }
 
 fn a_domain_without_a_layout_says_so(kind: Kind) {

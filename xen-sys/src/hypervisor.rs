@@ -45,18 +45,30 @@ pub struct ReservedMemory {
     pub frames: u64,
 }
 
-/// All reserved device memory of the host, what libxl takes for `rdm="strategy=host"`.
+/// A function of the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PciFunction {
+    /// The segment (PCI domain).
+    pub segment: u16,
+    /// The bus.
+    pub bus: u8,
+    /// Device and function: five bits and three.
+    pub devfn: u8,
+}
+
+/// The host's reserved device memory that is for one function, as libxl asks for each device that it passes through; or
+/// all of it, what libxl takes for `rdm="strategy=host"`.
 ///
 /// # Errors
 /// There is no Xen, or it does not answer this domain.
-pub fn reserved_device_memory() -> Result<Vec<ReservedMemory>, HypervisorError> {
+pub fn reserved_device_memory(function: Option<PciFunction>) -> Result<Vec<ReservedMemory>, HypervisorError> {
     if !DEVICES.iter().any(|device| Path::new(device).exists()) {
         return Err(HypervisorError::NoXen);
     }
     let hypervisor = Hypervisor::open()?;
     let mut room = FIRST_GUESS;
     loop {
-        match hypervisor.reserved_device_memory(room) {
+        match hypervisor.reserved_device_memory(function, room) {
             Ok(entries) => return Ok(entries),
             Err((error, needed)) if error.raw_os_error() == Some(libc::ENOBUFS) && needed > room => {
                 room = needed
@@ -83,19 +95,26 @@ impl Hypervisor {
     }
 
     /// The entries, if they are no more than `room`; else the error, and how many there are.
-    fn reserved_device_memory(&self, room: c_uint) -> Result<Vec<ReservedMemory>, (io::Error, c_uint)> {
+    fn reserved_device_memory(
+        &self,
+        function: Option<PciFunction>,
+        room: c_uint,
+    ) -> Result<Vec<ReservedMemory>, (io::Error, c_uint)> {
         let failed = |error| (error, 0);
         let count = usize::try_from(room).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         let entries: Buffer<raw::xen_reserved_device_memory> = Buffer::new(self, count).map_err(failed)?;
         let request: Buffer<raw::xen_reserved_device_memory_map> = Buffer::new(self, 1).map_err(failed)?;
-        let no_device = raw::physdev_pci_device { seg: 0, bus: 0, devfn: 0 };
+        let flags = if function.is_none() { raw::XENMEM_RDM_ALL } else { 0 };
+        let PciFunction { segment, bus, devfn } =
+            function.unwrap_or(PciFunction { segment: 0, bus: 0, devfn: 0 });
+        let device = raw::physdev_pci_device { seg: segment, bus, devfn };
         // SAFETY: the buffer is large and aligned enough for one request, and nobody else knows of it yet.
         unsafe {
             request.start.write(raw::xen_reserved_device_memory_map {
-                flags: raw::XENMEM_RDM_ALL,
+                flags,
                 nr_entries: room,
                 buffer: raw::__guest_handle_xen_reserved_device_memory_t { p: entries.start.as_ptr() },
-                dev: raw::xen_reserved_device_memory_map__bindgen_ty_1 { pci: no_device },
+                dev: raw::xen_reserved_device_memory_map__bindgen_ty_1 { pci: device },
             });
         }
         // SAFETY: Xen reads the request, writes at most `room` entries to the buffer it names and the number

@@ -20,7 +20,7 @@ mod library;
 mod place;
 mod store;
 
-pub use hypervisor::{HypervisorError, ReservedMemory, reserved_device_memory};
+pub use hypervisor::{HypervisorError, PciFunction, ReservedMemory, reserved_device_memory};
 pub use library::LibraryError;
 pub use place::{PlaceError, store_directory};
 pub use store::{Access, OpenError, Permission, Transaction, Xs, connection_lost};
