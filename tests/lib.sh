@@ -60,3 +60,48 @@ debian_kernel() {
     busybox depmod -b "$CACHE/audit-kernel.new" "$KERNEL_VERSION"
     mv "$CACHE/audit-kernel.new" "$KERNEL"
 }
+
+# fetch_loader SUITE PACKAGE: prints the path of that package's genuine hvmloader. Debian's package is unpacked and not
+# installed, whatever release this machine runs; apt gets lists of its own for it, so that the system's sources stay.
+fetch_loader() {
+    need debian-archive-keyring
+    local suite=$1 package=$2 home=$CACHE/debian kept archive work
+    kept=$CACHE/hvmloader-$suite-$package
+    if [ ! -s "$kept" ]; then
+        apt_update_once
+        # shellcheck disable=SC2016 # apt's own format, not the shell's
+        archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' \
+            'Component: main' | sort -u | head -n 1)
+        [ -n "$archive" ] || die "apt has no source for Debian's main archive"
+        mkdir -p "$home/lists/partial" "$home/cache/archives/partial"
+        printf 'deb [arch=amd64 signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg \
+            "$archive" "$suite" >"$home/$suite.list"
+        local options=(-q -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none
+            -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+            -o Dir::Etc::SourceList="$home/$suite.list" -o Dir::Etc::SourceParts=/dev/null
+            -o Dir::State::Lists="$home/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$home/cache")
+        work=$(mktemp -d "$CACHE/loader.XXXXXX")
+        (
+            cd "$work"
+            apt-get "${options[@]}" update && apt-get "${options[@]}" download "$package"
+        ) >"$CACHE/apt.log" 2>&1 || { tail -n 20 "$CACHE/apt.log" >&2; die "cannot download $package of $suite"; }
+        dpkg-deb -f "$work"/*.deb Version >"$kept.version"
+        dpkg -x "$work"/*.deb "$work/tree"
+        cp "$work"/tree/usr/lib/xen-*/boot/hvmloader "$kept.new"
+        mv "$kept.new" "$kept"
+        rm -rf "$work"
+    fi
+    printf '%s: %s %s\n' "$suite" "$package" "$(cat "$kept.version")" >&2
+    printf '%s\n' "$kept"
+}
+
+# emulator: prints the path of the emulator's binary. Unicorn takes a minute to build, so its outcome is kept, for as
+# long as the lock file stays what it is.
+emulator() {
+    need cmake make g++ libclang-dev
+    local key
+    key=$({ rustc --version; cat "$TOP/tests/emulator/Cargo.lock"; } | sha256sum | cut -c1-16)
+    find "$CACHE" -maxdepth 1 -name 'emulator-*' ! -name "emulator-$key" -exec rm -rf {} +
+    (cd "$TOP/tests/emulator" && CARGO_TARGET_DIR=$CACHE/emulator-$key cargo build --release --locked) >&2
+    printf '%s\n' "$CACHE/emulator-$key/release/hvmloader-emulator"
+}

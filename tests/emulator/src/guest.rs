@@ -38,9 +38,27 @@ pub struct Guest {
     /// The functions, in any order.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Sizes of the blocks that the device model populated after the end of RAM. Stock loaders know nothing of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_model_memory: Vec<u64>,
 }
 
 impl Guest {
+    /// Where there is memory, as start and end: RAM, then the device model's blocks, each at the next multiple of
+    /// 256 KiB from the end of RAM on.
+    pub fn populated(&self) -> Vec<(u64, u64)> {
+        const BLOCK_ALIGNMENT: u64 = 256 << 10;
+        let (low, high) = (u64::from(self.low_mem_pgend) << 12, u64::from(self.high_mem_pgend) << 12);
+        let mut populated = vec![(0, low), (1 << 32, high)];
+        let mut end = low.max(high);
+        for size in &self.device_model_memory {
+            let start = end.next_multiple_of(BLOCK_ALIGNMENT);
+            end = start.saturating_add(*size);
+            populated.push((start, end));
+        }
+        populated
+    }
+
     /// The memory map that the loader gets. Xen never gives an empty one, and a loader stops at one.
     pub fn loaders_map(&self) -> Vec<MapEntry> {
         if !self.memory_map.is_empty() {

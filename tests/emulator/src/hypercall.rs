@@ -21,6 +21,9 @@ const SCHEDOP_SHUTDOWN: u32 = 2;
 const SCHEDOP_POLL: u32 = 3;
 const EVTCHNOP_SEND: u32 = 4;
 const HVMOP_GET_PARAM: u32 = 1;
+const HVMOP_GET_MEM_TYPE: u32 = 15;
+const HVMMEM_RAM_RW: u16 = 0;
+const HVMMEM_MMIO_DM: u16 = 2;
 const HVM_PARAM_STORE_PFN: u32 = 1;
 const HVM_PARAM_STORE_EVTCHN: u32 = 2;
 const XENMEM_ADD_TO_PHYSMAP: u32 = 7;
@@ -65,6 +68,7 @@ pub fn call(uc: &mut Unicorn<'_, Machine>, number: u32) {
         (MEMORY_OP, XENMEM_ADD_TO_PHYSMAP) => add_to_physmap(uc, pointer.into()),
         (XEN_VERSION, XENVER_EXTRAVERSION) => uc.mem_write(pointer.into(), b".0\0").map_err(Fault::from),
         (HVM_OP, HVMOP_GET_PARAM) => get_param(uc, pointer.into()),
+        (HVM_OP, HVMOP_GET_MEM_TYPE) => get_mem_type(uc, pointer.into()),
         // In this phase the loader shuts its guest down only when it crashed.
         (SCHED_OP, SCHEDOP_SHUTDOWN) => return stop(uc, End::Crashed),
         (SCHED_OP, SCHEDOP_POLL) | (EVENT_CHANNEL_OP, EVTCHNOP_SEND) => serve_xenstore(uc),
@@ -126,6 +130,15 @@ fn get_param(uc: &mut Unicorn<'_, Machine>, pointer: u64) -> Result<(), Fault> {
         _ => return Err(Fault::NotModelled),
     };
     Ok(uc.mem_write(pointer + 8, &value.to_le_bytes())?)
+}
+
+/// struct xen_hvm_get_mem_type: domain and the answer (16 bits each), 4 bytes of nothing, the page asked for.
+fn get_mem_type(uc: &mut Unicorn<'_, Machine>, pointer: u64) -> Result<(), Fault> {
+    let page = u64::from(read_u32(uc, pointer + 12)?) << 32 | u64::from(read_u32(uc, pointer + 8)?);
+    let address = page << 12;
+    let is_ram = uc.get_data().populated.iter().any(|(start, end)| (*start..*end).contains(&address));
+    let answer = if is_ram { HVMMEM_RAM_RW } else { HVMMEM_MMIO_DM };
+    Ok(uc.mem_write(pointer + 2, &answer.to_le_bytes())?)
 }
 
 /// Moves bytes between the rings and the server, then marks the event channel.

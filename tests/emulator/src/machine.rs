@@ -72,6 +72,8 @@ pub struct Machine {
     pub xenstore: Server,
     /// What XENMEM_memory_map gives.
     pub guest_map: Vec<MapEntry>,
+    /// Where HVMOP_get_mem_type finds memory.
+    pub populated: Vec<(u64, u64)>,
     /// Where the loader keeps its copy of that.
     pub map_buffer: Option<u64>,
     /// The shared info page's address, once it is mapped.
@@ -166,6 +168,7 @@ impl Machine {
             bus: Bus::new(guest),
             xenstore: Server::new(guest.xenstore.clone()),
             guest_map: guest.loaders_map(),
+            populated: guest.populated(),
             max_extended_leaf: guest.cpuid_max_ext.unwrap_or(0x8000_0008),
             phys_bits: guest.phys_bits,
             variables,

@@ -115,6 +115,7 @@ impl Maker<'_> {
             weird: None,
             xenstore: self.keys(),
             devices: Vec::new(),
+            device_model_memory: Vec::new(),
         };
         if self.chance(4) {
             guest.cpuid_max_ext =
