@@ -5,6 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
     missing_docs
 )]
 

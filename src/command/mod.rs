@@ -20,6 +20,7 @@ mod look;
 mod plan;
 mod predict;
 mod present;
+mod progress;
 mod record;
 mod replay;
 mod reserve;

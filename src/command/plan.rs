@@ -108,12 +108,14 @@ enum PlanFormat {
     Xenstore,
     /// A figure
     Svg,
+    /// The guest as it was read, in one line: a description, for --batch
+    Description,
 }
 
 impl Plan {
     /// Whether a failure is to be JSON.
     pub fn wants_json(&self) -> bool {
-        self.format == PlanFormat::Json
+        self.format == PlanFormat::Json && !self.batch
     }
 
     /// Plans and writes the layout.
@@ -131,6 +133,11 @@ impl Plan {
             });
         }
         let loaded = self.guest.load()?;
+        if self.format == PlanFormat::Description {
+            serde_json::to_writer(&mut *out, &loaded.guest).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+            return Ok(Answer::Yes);
+        }
         if let Some(release) = self.compare {
             return self.compare(out, loaded, release);
         }
@@ -147,6 +154,8 @@ impl Plan {
                 let map = Map::of_layout(&layout, &|vendor, device| names.of(vendor, device));
                 report::svg::figure(out, &[&map])?;
             }
+            // Written above, before anything is planned.
+            PlanFormat::Description => {}
             PlanFormat::Hvmloader => report::loader_lines::pci_dev(out, &layout)?,
             PlanFormat::Xenstore => {
                 let keys = loader_keys(&layout).map_err(|error| Failure::Input(error.to_string()))?;

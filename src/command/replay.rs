@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::progress::Progress;
 use super::{Answer, Failure, Format, GuestArguments, write_json};
 use crate::hvmloader::{self, Prediction, Release};
 use crate::layout::{Code, Refusal};
@@ -118,7 +119,9 @@ impl Replay {
         file: &str,
         input: Box<dyn BufRead>,
     ) -> Result<(), Failure> {
+        let mut progress = Progress::of("recordings");
         for (number, line) in (1_u64..).zip(input.lines()) {
+            progress.add(1);
             let line = line.map_err(|error| Failure::Input(format!("{file}: {error}")))?;
             if line.trim().is_empty() {
                 continue;
