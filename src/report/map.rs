@@ -159,6 +159,11 @@ impl Map {
         for bar in &layout.bars {
             map.add(bar.range(), What::Bar(MapBar::of(bar.bdf, bar.reg, bar.kind, bar.prefetch)));
         }
+        for bars in &layout.vf_bars {
+            let bar = MapBar::of(bars.bdf, bars.reg, bars.kind, bars.prefetch);
+            let register = format!("VF {} x{}", bar.register, bars.count);
+            map.add(bars.range(layout.page_size), What::Bar(MapBar { register, ..bar }));
+        }
         map.settle()
     }
 
