@@ -31,6 +31,10 @@ pub struct Attach {
     present: PresentArguments,
     #[command(flatten)]
     safety: Safety,
+    /// State that the device model maps the page that contains a passed-through BAR (stock QEMU maps the next one
+    /// where a BAR does not start a page): such BARs then keep their offset into the page
+    #[arg(long)]
+    maps_containing_page: bool,
     /// Record it, if it fits: the space is taken from then on
     #[arg(long)]
     commit: bool,
@@ -49,14 +53,17 @@ impl Attach {
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
         let (asked, host) = self.device.load(&self.host)?;
         let safety = self.safety.clone();
+        let maps_containing_page = self.maps_containing_page;
         let seen = self.layout.ask(&self.present)?;
         let now = seen.clone();
         let answer = self.layout.change(self.commit, move |layout| {
-            let now = now.apply(layout);
+            let mut now = now.apply(layout);
+            now.present.maps_containing_page = maps_containing_page;
             let device = asked.place_in(&now.layout, &now.present)?;
             let others = now.layout.devices.iter().filter_map(|there| there.host);
             let beside: Vec<Sbdf> = others.filter(|there| Some(*there) != device.host).collect();
-            let accepted = safety.check_device(&device, &beside, now.layout.page_size, host.as_ref())?;
+            let (page, host) = (now.layout.page_size, host.as_ref());
+            let accepted = safety.check_device(&device, &beside, page, maps_containing_page, host)?;
             let attachment = hotplug::attach(&now.layout, &now.present, &device)?;
             Ok((attachment.layout.clone(), (device, attachment, now.differences, accepted)))
         })?;

@@ -39,16 +39,19 @@ impl Safety {
         Ok(self.accept(&guest.devices, found)?)
     }
 
-    /// The same of a device that joins those which the guest has from the host already.
+    /// The same of a device that joins those which the guest has from the host already, `beside` it.
     pub fn check_device(
         &self,
         device: &Device,
         beside: &[Sbdf],
         page_size: Size,
+        maps_containing_page: bool,
         host: Option<&Host>,
     ) -> Result<Vec<Warning>, Box<Refusal>> {
         let devices = std::slice::from_ref(device);
-        self.accept(devices, audit::device_findings(devices, beside, page_size, host))
+        let mut found = audit::device_findings(devices, beside, page_size, host);
+        found.retain(|finding| !(maps_containing_page && finding.code == audit::Code::UnalignedBar));
+        self.accept(devices, found)
     }
 
     fn accept(&self, devices: &[Device], found: Vec<Finding>) -> Result<Vec<Warning>, Box<Refusal>> {

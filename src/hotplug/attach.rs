@@ -3,8 +3,9 @@
 
 use super::forecast::{self, Forecast};
 use super::{Name, Present, Space, Wish, place, promise, why_not};
+use crate::address::Size;
 use crate::layout::{Code, Layout, LayoutDevice, PlacedBar, Refusal};
-use crate::pci::{Bdf, Device};
+use crate::pci::{Bar, Bdf, Device};
 
 /// The first slot that is nobody's by nature: QEMU has its host bridge in slot 0 and its ISA bridge in slot 1.
 const FIRST_SLOT: u8 = 2;
@@ -43,13 +44,16 @@ pub fn attach(layout: &Layout, present: &Present, device: &Device) -> Result<Att
     let Some(places) = place(&space, &wishes, layout.page_size) else {
         return Err(Box::new(why_not::explain(layout, present, device, &space)));
     };
-    let placed = device.bars.iter().zip(places).map(|(bar, address)| PlacedBar {
+    let kept = |bar: &Bar| {
+        if present.maps_containing_page { bar.offset_into(layout.page_size) } else { Size::ZERO }
+    };
+    let placed = device.bars.iter().zip(places).map(|(bar, page)| PlacedBar {
         bdf: device.bdf,
         reg: bar.reg,
         kind: bar.kind,
         size: bar.size,
         prefetch: bar.prefetch,
-        address,
+        address: page.saturating_add(kept(bar)),
         host: device.host,
     });
     let mut bars: Vec<PlacedBar> = placed.collect();

@@ -70,33 +70,89 @@ struct Bus {
     ports: Vec<Range>,
 }
 
+/// A BAR that Linux is to place.
+struct Newcomer {
+    bdf: Bdf,
+    bar: Bar,
+}
+
 /// Where Linux would put `device`'s BARs.
+///
+/// Functions of the same slot that were attached before it wait for function 0, and all are placed together.
 pub fn linux(layout: &Layout, present: &Present, device: &Device) -> Forecast {
-    let mut bus = Bus::new(layout, present, device.bridge);
-    let mut order: Vec<&Bar> = device.bars.iter().collect();
-    order.sort_by_key(|bar| bar.reg);
-    order.sort_by_key(|bar| std::cmp::Reverse(bar.size));
-    let mut bars: Vec<ForecastBar> = order
+    let waiting = waiting(layout, device);
+    let mut bus = Bus::new(layout, present, device.bridge, &waiting);
+    let others = layout.bars.iter().filter(|bar| waiting.contains(&bar.bdf));
+    let others = others.map(|bar| {
+        let (bdf, bar) = (bar.bdf, Bar::new(bar.reg, bar.kind, bar.size, bar.prefetch));
+        Newcomer { bdf, bar }
+    });
+    let own = device.bars.iter().map(|bar| Newcomer { bdf: device.bdf, bar: bar.clone() });
+    let mut order: Vec<Newcomer> = own.chain(others).collect();
+    order.sort_by_key(|newcomer| (newcomer.bdf, newcomer.bar.reg));
+    order.sort_by_key(|newcomer| std::cmp::Reverse(newcomer.bar.size));
+    let placed: Vec<(Newcomer, Option<Address>)> = order
         .into_iter()
-        .map(|bar| ForecastBar {
-            bdf: device.bdf,
+        .map(|newcomer| {
+            let address = bus.assign(&newcomer.bar);
+            (newcomer, address)
+        })
+        .collect();
+    let own = placed.iter().filter(|(newcomer, _)| newcomer.bdf == device.bdf);
+    let mut bars: Vec<ForecastBar> = own
+        .map(|(Newcomer { bdf, bar }, address)| ForecastBar {
+            bdf: *bdf,
             reg: bar.reg,
             kind: bar.kind,
             size: bar.size,
             prefetch: bar.prefetch,
-            address: bus.assign(bar),
+            address: *address,
         })
         .collect();
     bars.sort_by_key(|bar| bar.reg);
-    let warnings = bars.iter().flat_map(|bar| warnings(layout, present, bar)).collect();
+    let neighbours = Neighbours::of(layout, present, &waiting, &placed);
+    let mut warnings = function_order(layout, device);
+    warnings.extend(bars.iter().flat_map(|bar| neighbours.warnings(layout, device, bar)));
     Forecast { bars, warnings }
 }
 
+/// The slot's other functions that were attached after the guest was built: Linux looks at a slot when QEMU says that
+/// something is there, and QEMU does so when function 0 has come.
+fn waiting(layout: &Layout, device: &Device) -> Vec<Bdf> {
+    let same_slot = |other: &Bdf| {
+        (other.bus(), other.slot()) == (device.bdf.bus(), device.bdf.slot()) && *other != device.bdf
+    };
+    layout.hot_plugged.iter().copied().filter(same_slot).collect()
+}
+
+/// That a function other than 0 has come too late, or is not seen yet.
+fn function_order(layout: &Layout, device: &Device) -> Vec<Warning> {
+    if device.bdf.function() == 0 {
+        return Vec::new();
+    }
+    let (bdf, zero) = (device.bdf, device.bdf.with_function(0));
+    let (code, message) = if zero.is_some_and(|zero| layout.device(zero).is_some()) {
+        (
+            "function-0-first",
+            format!(
+                "QEMU takes {bdf} only before function 0 of that slot, which is there: attach function 0 last"
+            ),
+        )
+    } else {
+        (
+            "function-0-missing",
+            format!("the guest sees {bdf} when function 0 of that slot is attached, which must come last"),
+        )
+    };
+    vec![Warning::about(code, bdf, message)]
+}
+
 impl Bus {
-    fn new(layout: &Layout, present: &Present, bridge: Option<Bdf>) -> Self {
+    fn new(layout: &Layout, present: &Present, bridge: Option<Bdf>, waiting: &[Bdf]) -> Self {
         let mut bus = Self { windows: windows(layout, bridge), memory: Vec::new(), ports: Vec::new() };
         let shadowed = shadowed_rom(layout);
         let stored = layout.bars.iter().filter(|bar| Some((bar.bdf, bar.reg)) != shadowed);
+        let stored = stored.filter(|bar| !waiting.contains(&bar.bdf));
         let stored = stored.filter_map(|bar| Some((bar.range()?, bar.kind)));
         for (range, kind) in stored.chain(present.elsewhere.iter().copied()) {
             if kind.is_memory() { &mut bus.memory } else { &mut bus.ports }.push(range);
@@ -120,13 +176,14 @@ impl Bus {
     fn assign(&mut self, bar: &Bar) -> Option<Address> {
         let io = bar.kind == BarKind::Io;
         let wide = bar.kind == BarKind::Mem64;
-        let exact = |window: &Resource| window.prefetch == bar.prefetch && window.mem64 == wide;
-        let prefetchable = |window: &Resource| window.prefetch == bar.prefetch;
+        let prefetch = is_prefetchable(bar);
+        let exact = |window: &Resource| window.prefetch == prefetch && window.mem64 == wide;
+        let prefetchable = |window: &Resource| window.prefetch == prefetch;
         let any = |_: &Resource| true;
         let address = self
             .allocate(bar, exact)
-            .or_else(|| if wide && bar.prefetch { self.allocate(bar, prefetchable) } else { None })
-            .or_else(|| if wide || bar.prefetch { self.allocate(bar, any) } else { None })?;
+            .or_else(|| if wide && prefetch { self.allocate(bar, prefetchable) } else { None })
+            .or_else(|| if wide || prefetch { self.allocate(bar, any) } else { None })?;
         let used = if io { &mut self.ports } else { &mut self.memory };
         used.extend(Range::sized(address, bar.size));
         used.sort_unstable();
@@ -144,7 +201,9 @@ impl Bus {
         regions.into_iter().flatten().find_map(|region| {
             self.windows
                 .iter()
-                .filter(|window| window.io == io && fits(window) && (bar.prefetch || !window.prefetch))
+                .filter(|window| {
+                    window.io == io && fits(window) && (is_prefetchable(bar) || !window.prefetch)
+                })
                 .filter_map(|window| Some((window.range, window.range.intersection(region)?)))
                 .find_map(|(window, limits)| self.first_fit(window, limits, bar))
         })
@@ -167,6 +226,11 @@ impl Bus {
         }
         None
     }
+}
+
+/// To Linux a ROM is prefetchable (probe.c, __pci_read_base).
+fn is_prefetchable(bar: &Bar) -> bool {
+    bar.prefetch || bar.kind == BarKind::Rom
 }
 
 /// The lowest place in a gap of memory, above the BIOS's.
@@ -206,62 +270,114 @@ fn windows(layout: &Layout, bridge: Option<Bdf>) -> Vec<Resource> {
 
 /// The boot VGA's ROM: Linux uses the copy at 0xc0000 and forgets where the BAR is (pci_fixup_video).
 fn shadowed_rom(layout: &Layout) -> Option<(Bdf, u8)> {
-    let vga = layout.devices.iter().filter(|device| device.class == VGA).map(|device| device.bdf).min()?;
+    let vga = layout.devices.iter().filter(|device| device.class == VGA).map(|device| device.bdf);
+    let vga = vga.filter(|bdf| !layout.hot_plugged.contains(bdf)).min()?;
     Some((vga, 0x30))
 }
 
-/// What is odd about a BAR's place.
-fn warnings(layout: &Layout, present: &Present, bar: &ForecastBar) -> Vec<Warning> {
-    let name = super::register_name(bar.reg);
-    let Some(address) = bar.address else {
-        return vec![Warning::about(
-            "forecast-no-place",
-            bar.bdf,
-            format!("Linux would leave {name} ({}, {}) without an address", bar.size, bar.kind),
-        )];
-    };
-    let Some(range) = Range::sized(address, bar.size).filter(|_| bar.kind.is_memory()) else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    let own_pages = pages(range, layout.page_size).unwrap_or(range);
-    let shadowed = shadowed_rom(layout);
-    let others =
-        layout.bars.iter().filter(|other| other.kind.is_memory() && Some((other.bdf, other.reg)) != shadowed);
-    let stored = others.filter(|other| other.range().is_some_and(|range| range.overlaps(own_pages)));
-    for other in stored.filter(|other| other.bdf != bar.bdf) {
-        found.push(Warning::about(
-            "forecast-shared-page",
-            bar.bdf,
-            format!(
-                "Linux would put {name} ({}) at {address}, on one page with {} {} ({}): the two devices would not be \
-                 isolated from each other",
-                bar.size,
-                other.bdf,
-                super::register_name(other.reg),
-                other.size
-            ),
-        ));
-    }
-    for reserved in layout.reserved_memory.iter().filter(|memory| memory.what == ReservedKind::Hypertransport)
-    {
-        if reserved.range().is_some_and(|hole| hole.overlaps(range)) {
-            found.push(Warning::about(
-                "forecast-on-hypertransport",
-                bar.bdf,
-                format!("Linux would put {name} ({}) at {address}, in AMD's HyperTransport hole: it would not work there", bar.size),
-            ));
+/// The memory BARs that may come to lie on one page with a new one.
+struct Neighbours {
+    /// Whose, which, how large; the range that it decodes.
+    bars: Vec<(Bdf, u8, Size, Range)>,
+    /// What has moved, nobody knows whose.
+    moved: Vec<Range>,
+    maps_containing_page: bool,
+}
+
+impl Neighbours {
+    fn of(
+        layout: &Layout,
+        present: &Present,
+        waiting: &[Bdf],
+        placed: &[(Newcomer, Option<Address>)],
+    ) -> Self {
+        let shadowed = shadowed_rom(layout);
+        let there = layout
+            .bars
+            .iter()
+            .filter(|bar| Some((bar.bdf, bar.reg)) != shadowed && !waiting.contains(&bar.bdf))
+            .filter(|bar| bar.kind.is_memory())
+            .filter_map(|bar| Some((bar.bdf, bar.reg, bar.size, bar.range()?)));
+        let new = placed.iter().filter(|(newcomer, _)| newcomer.bar.kind.is_memory()).filter_map(
+            |(Newcomer { bdf, bar }, address)| {
+                Some((*bdf, bar.reg, bar.size, Range::sized((*address)?, bar.size)?))
+            },
+        );
+        let moved = present.elsewhere.iter().filter(|(_, kind)| kind.is_memory()).map(|(range, _)| *range);
+        Self {
+            bars: there.chain(new).collect(),
+            moved: moved.collect(),
+            maps_containing_page: present.maps_containing_page,
         }
     }
-    if present.elsewhere.iter().any(|(other, kind)| kind.is_memory() && other.overlaps(own_pages)) {
-        found.push(Warning::about(
-            "forecast-shared-page",
-            bar.bdf,
-            format!(
-                "Linux would put {name} ({}) at {address}, on one page with a BAR that has moved there",
-                bar.size
-            ),
-        ));
+
+    /// What is odd about a BAR's place.
+    fn warnings(&self, layout: &Layout, device: &Device, bar: &ForecastBar) -> Vec<Warning> {
+        let name = super::register_name(bar.reg);
+        let Some(address) = bar.address else {
+            return vec![Warning::about(
+                "forecast-no-place",
+                bar.bdf,
+                format!("Linux would leave {name} ({}, {}) without an address", bar.size, bar.kind),
+            )];
+        };
+        let Some(range) = Range::sized(address, bar.size).filter(|_| bar.kind.is_memory()) else {
+            return Vec::new();
+        };
+        let warning = |code, rest: String| {
+            Warning::about(
+                code,
+                bar.bdf,
+                format!("Linux would put {name} ({}) at {address}, {rest}", bar.size),
+            )
+        };
+        let mut found = Vec::new();
+        let own_pages = pages(range, layout.page_size).unwrap_or(range);
+        let on_page = self.bars.iter().filter(|(.., other)| other.overlaps(own_pages));
+        for (bdf, reg, size, _) in on_page.filter(|(bdf, ..)| *bdf != bar.bdf) {
+            let other = super::register_name(*reg);
+            let rest = format!(
+                "on one page with {bdf} {other} ({size}): the two devices would not be isolated from each other"
+            );
+            found.push(warning("forecast-shared-page", rest));
+        }
+        if self.moved.iter().any(|other| other.overlaps(own_pages)) {
+            found.push(warning(
+                "forecast-shared-page",
+                "on one page with a BAR that has moved there".to_owned(),
+            ));
+        }
+        found.extend(self.offset(layout, device, bar, address).map(|rest| warning("forecast-offset", rest)));
+        let on_hole = layout
+            .reserved_memory
+            .iter()
+            .filter(|memory| memory.what == ReservedKind::Hypertransport)
+            .any(|memory| memory.range().is_some_and(|hole| hole.overlaps(range)));
+        if on_hole {
+            let rest = "in AMD's HyperTransport hole: it would not work there".to_owned();
+            found.push(warning("forecast-on-hypertransport", rest));
+        }
+        found
     }
-    found
+
+    /// That a passed-through BAR would lie elsewhere in its page than the device model maps it: stock QEMU maps the
+    /// host's page at the first whole one from the BAR's address on (xen_pt.c, xen_pt_region_update).
+    fn offset(
+        &self,
+        layout: &Layout,
+        device: &Device,
+        bar: &ForecastBar,
+        address: Address,
+    ) -> Option<String> {
+        let own = device.bars.iter().find(|own| own.reg == bar.reg)?;
+        if device.host.is_none() && own.host_address.is_none() {
+            return None;
+        }
+        let wanted = if self.maps_containing_page { own.offset_into(layout.page_size) } else { Size::ZERO };
+        let offset = address.distance_from(address.align_down(layout.page_size));
+        let wrong = bar.size < layout.page_size && offset != wanted;
+        wrong.then(|| {
+            format!("{offset} into a page, and the device model maps it {wanted} into one: the guest would not reach its registers")
+        })
+    }
 }

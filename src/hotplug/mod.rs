@@ -35,6 +35,9 @@ pub struct Present {
     pub elsewhere: Vec<(Range, BarKind)>,
     /// Functions that the layout does not have.
     pub slots: Vec<Bdf>,
+    /// Whether the device model maps the page that contains a passed-through BAR, not the next one: a BAR that does
+    /// not start a page on the host then keeps its offset.
+    pub maps_containing_page: bool,
 }
 
 /// A function's two names: the guest's, and the host's if it is one of the host's.

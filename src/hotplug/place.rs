@@ -41,20 +41,26 @@ impl Wish {
 ///
 /// 64-bit BARs go into the high window while it has room, as Linux puts them; each takes the lowest place.
 pub fn place(space: &Space, wishes: &[Wish], page: Size) -> Option<Vec<Address>> {
+    place_what_fits(space, wishes, page).into_iter().collect()
+}
+
+/// The same where those that find no place have none.
+pub(super) fn place_what_fits(space: &Space, wishes: &[Wish], page: Size) -> Vec<Option<Address>> {
     let mut space = space.clone();
     let mut order: Vec<(usize, &Wish)> = wishes.iter().enumerate().collect();
     order.sort_by_key(|(_, wish)| std::cmp::Reverse(wish.block(page)));
-    let mut places = vec![Address::ZERO; wishes.len()];
+    let mut places = vec![None; wishes.len()];
     for (index, wish) in order {
-        let high = wish.kind == BarKind::Mem64 && (wish.prefetch || !space.high_is_prefetchable);
         let rooms = match wish.kind {
             BarKind::Io => [space.io.as_mut(), None],
-            _ if high => [space.high.as_mut(), space.low.as_mut()],
+            _ if space.high_takes(wish) => [space.high.as_mut(), space.low.as_mut()],
             _ => [space.low.as_mut(), None],
         };
         let block = wish.block(page);
-        let place = rooms.into_iter().flatten().find_map(|room| room.free.take_run(block, 1));
-        *places.get_mut(index)? = place?.0;
+        let found = rooms.into_iter().flatten().find_map(|room| room.free.take_run(block, 1));
+        if let (Some(place), Some((address, _))) = (places.get_mut(index), found) {
+            *place = Some(address);
+        }
     }
-    Some(places)
+    places
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! What is free in a layout's windows, for a device on the root bus or behind a bridge.
 
-use super::Present;
+use super::{Present, Wish};
 use crate::address::{Address, Range, Size};
 use crate::layout::{BridgeWindows, Layout, ReservedKind, WindowKind};
-use crate::pci::Bdf;
+use crate::pci::{BarKind, Bdf};
 use crate::planner::free_space::FreeSpace;
 
 /// A window and what is free in it.
@@ -83,6 +83,14 @@ impl Space {
             io: room(io, &ports),
             high_is_prefetchable: bridge.is_some(),
         }
+    }
+
+    /// Whether a memory BAR may use `high`: above 4 GiB a 64-bit one may; a bridge's prefetchable window takes
+    /// prefetchable BARs, and 32-bit ones among them where it lies below 4 GiB.
+    pub fn high_takes(&self, wish: &Wish) -> bool {
+        let below = self.high.as_ref().is_some_and(|room| room.window.end() <= Address::FOUR_GIB);
+        let reaches = wish.kind == BarKind::Mem64 || (self.high_is_prefetchable && below);
+        reaches && (wish.prefetch || !self.high_is_prefetchable)
     }
 
     /// Each window with a name for people.

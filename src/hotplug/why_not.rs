@@ -2,11 +2,12 @@
 //! Why a device does not fit: which BARs, what is free, and the least that would help.
 
 use super::attach::without;
+use super::place::place_what_fits;
 use super::space::Room;
-use super::{Name, Present, Space, Wish, place, register_name};
+use super::{Group, Name, Present, Space, Wish, any_order, place, register_name};
 use crate::address::{Address, Range, Size};
-use crate::layout::{Blocking, Code, Layout, Refusal, ReservedKind};
-use crate::pci::{BarKind, Device};
+use crate::layout::{Blocking, Code, Layout, PlacedBar, Refusal, ReservedKind, WindowKind};
+use crate::pci::{Bar, BarKind, Bdf, Device};
 use crate::planner::free_space::FreeSpace;
 
 /// The refusal for a device that `place` found no room for.
@@ -160,13 +161,6 @@ fn next_boot(layout: &Layout, device: &Device, space: &Space, blocking: &[Wish])
         return "plan the guest with this device behind that bridge before its next boot, or attach it to the root bus"
             .to_owned();
     }
-    let bytes = |wishes: &[Wish]| {
-        wishes
-            .iter()
-            .filter(|wish| wish.kind.is_memory())
-            .fold(Size::ZERO, |sum, wish| sum.saturating_add(wish.block(layout.page_size)))
-    };
-    let (either, low): (Vec<Wish>, Vec<Wish>) = blocking.iter().partition(|wish| wish.kind == BarKind::Mem64);
     if all(blocking, &[BarKind::Io]) {
         return match space.io {
             Some(_) => {
@@ -175,17 +169,105 @@ fn next_boot(layout: &Layout, device: &Device, space: &Space, blocking: &[Wish])
             None => "plan the guest with a device that has ports".to_owned(),
         };
     }
+    let wanted = Wanted::of(layout, device, space);
+    let (low, high) = wanted.reservations(layout);
     let mut options = Vec::new();
-    if !low.is_empty() {
-        options.push(format!("--reserve-low {}", bytes(&low)));
+    if !low.is_zero() {
+        options.push(format!("--reserve-low {low}"));
     }
-    if !either.is_empty() {
-        options.push(format!("--reserve-high {}", bytes(&either)));
+    if !high.is_zero() {
+        options.push(format!("--reserve-high {high}"));
     }
-    let wider = if either.is_empty() || a_window_could_hold(layout, &either) {
+    let wider = if high.is_zero() || a_window_could_hold(layout, &wanted.high) {
         String::new()
     } else {
         format!(" and give the guest more than {} physical address bits (cpuid=)", layout.phys_bits)
     };
-    format!("before the guest's next boot, plan it with {}{wider}", options.join(" "))
+    format!("before the guest's next boot, plan it with {} in all{wider}", options.join(" "))
+}
+
+/// A device that finds no room, as the next boot is to have room for it.
+struct Wanted {
+    /// The function.
+    bdf: Bdf,
+    /// What lies below 4 GiB.
+    low: Vec<Wish>,
+    /// Whether that is short of room.
+    short_low: bool,
+    /// What lies above.
+    high: Vec<Wish>,
+    /// Whether that is short of room.
+    short_high: bool,
+}
+
+impl Wanted {
+    /// Where the low window is short only because 64-bit BARs have no room above, it is those: space above 4 GiB costs
+    /// a guest no RAM. A 64-bit BAR that has room below stays there.
+    fn of(layout: &Layout, device: &Device, space: &Space) -> Self {
+        let memory = device.bars.iter().map(Wish::from).filter(|wish| wish.kind.is_memory());
+        let memory: Vec<Wish> = memory.collect();
+        let wide = |wish: &Wish| wish.kind == BarKind::Mem64;
+        let places = place_what_fits(space, &memory, layout.page_size);
+        let placed: Vec<(Wish, Option<Address>)> = memory.iter().copied().zip(places).collect();
+        let above = |place: Option<Address>| place.is_some_and(|address| address >= Address::FOUR_GIB);
+        let others = placed.iter().filter(|(wish, place)| !wide(wish) || above(*place));
+        let others: Vec<Wish> = others.map(|(wish, _)| *wish).collect();
+        if place(space, &others, layout.page_size).is_some() {
+            let (high, low) = memory.into_iter().partition(wide);
+            return Self { bdf: device.bdf, low, short_low: false, high, short_high: true };
+        }
+        let homeless =
+            |wanted: bool| placed.iter().any(|(wish, place)| wide(wish) == wanted && place.is_none());
+        let goes_up =
+            |(wish, place): &(Wish, Option<Address>)| wide(wish) && (place.is_none() || above(*place));
+        let (high, low): (Vec<_>, Vec<_>) = placed.iter().partition(|placed| goes_up(placed));
+        let wishes =
+            |placed: Vec<(Wish, Option<Address>)>| placed.into_iter().map(|(wish, _)| wish).collect();
+        let bdf = device.bdf;
+        Self {
+            bdf,
+            low: wishes(low),
+            short_low: homeless(false),
+            high: wishes(high),
+            short_high: homeless(true),
+        }
+    }
+
+    /// What to reserve in all, below and above 4 GiB, for this device beside the hot-plugged ones, whatever the order;
+    /// no less than was reserved. Zero for a window that is large enough.
+    fn reservations(&self, layout: &Layout) -> (Size, Size) {
+        let needed = |window: WindowKind, own: &[Wish]| {
+            let high = window == WindowKind::High;
+            // Each gets the kind that has no choice. A 64-bit BAR that lies below now may go above when there is room.
+            let kind = if high { BarKind::Mem64 } else { BarKind::Mem32 };
+            let counts = |bar: &&PlacedBar| match bar.kind {
+                BarKind::Io => false,
+                BarKind::Mem64 => high || bar.address < Address::FOUR_GIB,
+                _ => !high,
+            };
+            let device = |sizes: Vec<Size>| {
+                let bars = sizes.into_iter().map(|size| Bar::new(0, kind, size, false)).collect();
+                Device { bars, ..Device::new(self.bdf, (0, 0), 0) }
+            };
+            let there = layout.hot_plugged.iter().map(|bdf| {
+                let bars = layout.bars.iter().filter(|bar| bar.bdf == *bdf).filter(counts);
+                device(bars.map(|bar| bar.size).collect())
+            });
+            let devices: Vec<Device> =
+                there.chain([device(own.iter().map(|wish| wish.size).collect())]).collect();
+            let all = any_order(&[Group { at_once: devices.len(), devices }], layout.page_size);
+            let all = all.unwrap_or_default();
+            if high { all.high } else { all.low }
+        };
+        let promised = if layout.promised.is_empty() { &layout.reserved } else { &layout.promised };
+        let asked = |short, window, own| {
+            let reserved = promised.iter().filter(|whole| whole.window == window);
+            let reserved = reserved.fold(Size::ZERO, |sum, whole| sum.saturating_add(whole.size));
+            if short { reserved.max(needed(window, own)) } else { Size::ZERO }
+        };
+        (
+            asked(self.short_low, WindowKind::Low, self.low.as_slice()),
+            asked(self.short_high, WindowKind::High, self.high.as_slice()),
+        )
+    }
 }

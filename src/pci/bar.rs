@@ -66,6 +66,21 @@ pub struct Bar {
     pub host_address: Option<Address>,
 }
 
+impl Bar {
+    /// A BAR at that register, with nothing in it yet.
+    pub fn new(reg: u8, kind: BarKind, size: Size, prefetch: bool) -> Self {
+        Self { reg, kind, size, prefetch, value: 0, io16: false, host_address: None }
+    }
+
+    /// How far into a page of that size the host has this BAR; zero for what is not passed through and for ports.
+    pub fn offset_into(&self, page: Size) -> Size {
+        match self.host_address {
+            Some(address) if self.kind.is_memory() => address.distance_from(address.align_down(page)),
+            _ => Size::ZERO,
+        }
+    }
+}
+
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }

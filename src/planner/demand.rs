@@ -284,7 +284,7 @@ fn wanted_bar(guest: &Guest, options: &Options, device: &Device, bar: &Bar) -> W
         address: Address::ZERO,
         host: device.host,
     };
-    let offset = if options.maps_containing_page { offset_into_page(guest, bar) } else { Size::ZERO };
+    let offset = if options.maps_containing_page { bar.offset_into(guest.page_size) } else { Size::ZERO };
     Wanted {
         bdf: device.bdf,
         reg: bar.reg,
@@ -335,14 +335,6 @@ fn rounded_up(stretch: Stretch) -> Option<Wanted> {
         pinned: None,
         content: Content::VfBars(bars),
     })
-}
-
-/// How far into a page the host has this BAR; zero for what is not passed through and for ports.
-pub fn offset_into_page(guest: &Guest, bar: &Bar) -> Size {
-    match bar.host_address {
-        Some(address) if bar.kind.is_memory() => address.distance_from(address.align_down(guest.page_size)),
-        _ => Size::ZERO,
-    }
 }
 
 /// The windows of a bridge around what lies behind it: each a power of two, so that windows nest as BARs do. What

@@ -6,7 +6,7 @@
 
 use super::Options;
 use super::choose::possible;
-use super::demand::{Demand, offset_into_page};
+use super::demand::Demand;
 use super::room::{Obstacle, Room};
 use crate::address::{Address, Range, Size};
 use crate::guest::{Guest, HOLE_GRANULARITY, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE};
@@ -49,7 +49,7 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
 /// the page after the one that holds it, which belongs to something else.
 pub fn unaligned_on_host(guest: &Guest) -> Result<(), Box<Refusal>> {
     let bars = guest.devices.iter().flat_map(|device| device.bars.iter().map(move |bar| (device, bar)));
-    let unaligned: Vec<_> = bars.filter(|(_, bar)| !offset_into_page(guest, bar).is_zero()).collect();
+    let unaligned: Vec<_> = bars.filter(|(_, bar)| !bar.offset_into(guest.page_size).is_zero()).collect();
     let Some((device, bar)) = unaligned.first() else { return Ok(()) };
     let host = device.host.map_or_else(|| "the device".to_owned(), |host| host.to_string());
     let order = guest.page_size.get().trailing_zeros();
@@ -62,7 +62,7 @@ pub fn unaligned_on_host(guest: &Guest) -> Result<(), Box<Refusal>> {
             bar.reg,
             bar.size,
             bar.host_address.unwrap_or_default(),
-            offset_into_page(guest, bar),
+            bar.offset_into(guest.page_size),
             guest.page_size,
         ),
         blocking: unaligned
