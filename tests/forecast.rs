@@ -27,6 +27,12 @@ struct Line {
     tail: String,
 }
 
+impl Line {
+    fn bar(&self) -> Bar {
+        Bar::new(self.reg, self.kind, Size::new(self.size), self.prefetch)
+    }
+}
+
 fn bar_line(text: &str) -> Option<Line> {
     let (name, rest) = text.split_once('[')?;
     let reg = match name.trim() {
@@ -94,17 +100,9 @@ fn read(paths: &[&str]) -> Log {
             let hex = |text: &str| u16::from_str_radix(text, 16).unwrap();
             let (vendor, device, class) = (hex(vendor), hex(id), hex(&class[..4]));
             if booted {
-                log.attached.push((device_at(bdf, vendor, device, class), Vec::new()));
+                log.attached.push((Device::new(bdf, (vendor, device), class), Vec::new()));
             } else {
-                log.layout.devices.push(LayoutDevice {
-                    bdf,
-                    vendor,
-                    device,
-                    class,
-                    bridge: None,
-                    host: None,
-                    model: None,
-                });
+                log.layout.devices.push(LayoutDevice::new(bdf, (vendor, device), class));
             }
             continue;
         }
@@ -117,15 +115,7 @@ fn read(paths: &[&str]) -> Log {
         }
         let (device, outcomes) = log.attached.iter_mut().find(|(device, _)| device.bdf == bdf).unwrap();
         match line.tail.as_str() {
-            "" => device.bars.push(Bar {
-                reg: line.reg,
-                kind: line.kind,
-                size: Size::new(line.size),
-                prefetch: line.prefetch,
-                value: 0,
-                io16: false,
-                host_address: None,
-            }),
+            "" => device.bars.push(line.bar()),
             ": assigned" => outcomes.push((line.reg, line.start)),
             ": can't assign; no space" => outcomes.push((line.reg, None)),
             ": failed to assign" => {}
@@ -135,36 +125,8 @@ fn read(paths: &[&str]) -> Log {
     log
 }
 
-fn device_at(bdf: Bdf, vendor: u16, device: u16, class: u16) -> Device {
-    Device {
-        bdf,
-        vendor,
-        device,
-        class,
-        header: 0,
-        command: 0,
-        int_pin: 0,
-        int_line: 0,
-        bars: Vec::new(),
-        raw: Vec::new(),
-        bridge: None,
-        host: None,
-        model: None,
-        sriov: None,
-        virtual_function: false,
-    }
-}
-
 fn place(layout: &mut Layout, bdf: Bdf, line: &Line, address: u64) {
-    layout.bars.push(PlacedBar {
-        bdf,
-        reg: line.reg,
-        kind: line.kind,
-        size: Size::new(line.size),
-        prefetch: line.prefetch,
-        address: Address::new(address),
-        host: None,
-    });
+    layout.bars.push(PlacedBar::new(bdf, &line.bar(), Address::new(address)));
 }
 
 /// Compares each attachment of a recording, on top of where the ones before it really went. Returns how many BARs.
@@ -187,15 +149,7 @@ fn compare(name: &str, files: &[&str]) -> usize {
         for (reg, address) in outcomes {
             let bar = device.bars.iter().find(|bar| bar.reg == reg).unwrap();
             let Some(address) = address else { continue };
-            log.layout.bars.push(PlacedBar {
-                bdf: device.bdf,
-                reg,
-                kind: bar.kind,
-                size: bar.size,
-                prefetch: bar.prefetch,
-                address: Address::new(address),
-                host: None,
-            });
+            log.layout.bars.push(PlacedBar::new(device.bdf, bar, Address::new(address)));
         }
     }
     compared

@@ -32,7 +32,8 @@ use xen_pci_layout::source::present;
 /// How long the guest may take for one step.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Attach what follows a plus at that slot, detach what sits at the slot that follows a minus.
+/// Attach what follows a plus at that slot, several functions with `&` between them; detach what sits at the slot that
+/// follows a minus.
 const SEQUENCES: &[&[&str]] = &[
     &["+5 pci-testdev,membar=64M"],
     &["+5 nvme,serial=a"],
@@ -83,6 +84,13 @@ const SEQUENCES: &[&[&str]] = &[
     &["+5 pci-serial-2x", "+6 pci-serial-4x", "-5", "+7 rtl8139,romfile=", "+8 pci-serial-2x"],
     &["+5 am53c974", "+6 mptsas1068", "+7 i6300esb", "-6", "+8 sdhci-pci", "+9 edu"],
     &["+5 bochs-display", "+6 secondary-vga", "-5", "+7 nvme,serial=a", "+8 bochs-display"],
+    &["+5 edu & pci-testdev,membar=256M", "+6 edu", "-5", "+7 pci-testdev,membar=64M"],
+    &[
+        "+5 rtl8139,romfile= & nvme,serial=a & pci-testdev,membar=2M & rtl8139,romfile=",
+        "+6 sdhci-pci & e1000",
+        "-5",
+        "+7 edu & edu",
+    ],
 ];
 
 /// A running guest.
@@ -242,32 +250,15 @@ fn layout(guest: &Guest, now: &Resources, functions: &[PresentFunction]) -> Layo
         let known = functions.iter().find(|function| function.bdf == bdf).unwrap();
         let class = if known.vendor == 0x1234 && known.device == 0x1111 { 0x0300 } else { 0 };
         let (vendor, device) = (known.vendor, known.device);
-        layout.devices.push(LayoutDevice {
-            bdf,
-            vendor,
-            device,
-            class,
-            bridge: None,
-            host: None,
-            model: None,
-            sriov: None,
-            virtual_function: false,
-        });
+        layout.devices.push(LayoutDevice::new(bdf, (vendor, device), class));
         for (index, &(start, size, flags)) in resources.iter().enumerate().take(7) {
             if size == 0 || flags & (FIXED | UNSET) != 0 || start == 0 {
                 continue;
             }
             let bar = known.bars.iter().find(|bar| bar.reg == register(index)).unwrap();
             assert_eq!(bar.size.get(), size, "{bdf} resource {index}");
-            layout.bars.push(PlacedBar {
-                bdf,
-                reg: bar.reg,
-                kind: bar.kind,
-                size: bar.size,
-                prefetch: false,
-                address: Address::new(start),
-                host: None,
-            });
+            let bar = Bar::new(bar.reg, bar.kind, bar.size, false);
+            layout.bars.push(PlacedBar::new(bdf, &bar, Address::new(start)));
         }
     }
     layout
@@ -279,32 +270,8 @@ fn device(function: &PresentFunction, resources: &[(u64, u64, u64)]) -> Device {
         let index = if reg == 0x30 { 6 } else { usize::from((reg - 0x10) / 4) };
         resources.get(index).is_some_and(|(_, _, flags)| flags & 0x2000 != 0)
     };
-    let bars = function.bars.iter().map(|bar| Bar {
-        reg: bar.reg,
-        kind: bar.kind,
-        size: bar.size,
-        prefetch: prefetch(bar.reg),
-        value: 0,
-        io16: false,
-        host_address: None,
-    });
-    Device {
-        bdf: function.bdf,
-        vendor: function.vendor,
-        device: function.device,
-        class: 0,
-        header: 0,
-        command: 0,
-        int_pin: 0,
-        int_line: 0,
-        bars: bars.collect(),
-        raw: Vec::new(),
-        bridge: None,
-        host: None,
-        model: None,
-        sriov: None,
-        virtual_function: false,
-    }
+    let bars = function.bars.iter().map(|bar| Bar::new(bar.reg, bar.kind, bar.size, prefetch(bar.reg)));
+    Device { bars: bars.collect(), ..Device::new(function.bdf, (function.vendor, function.device), 0) }
 }
 
 /// Where the kernel really has a function's BARs.
@@ -335,24 +302,50 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
                 there.retain(|other| other.to_string() != slot);
                 continue;
             }
-            let (slot, driver) = step[1..].split_once(' ').unwrap();
-            guest.command(&format!("device_add {driver},addr={slot},id=d{slot}"));
-            now = guest.settle();
+            let (slot, drivers) = step[1..].split_once(' ').unwrap();
             let slot: u8 = slot.parse().unwrap();
+            let drivers: Vec<&str> = drivers.split(" & ").collect();
+            // Function 0 comes last: QEMU tells the guest then.
+            for (function, driver) in drivers.iter().enumerate().rev() {
+                let id = if function == 0 { format!("d{slot}") } else { format!("d{slot}f{function}") };
+                let several = if drivers.len() > 1 { ",multifunction=on" } else { "" };
+                guest.command(&format!("device_add {driver}{several},addr={slot}.{function},id={id}"));
+            }
+            now = guest.settle();
             there.push(slot);
-            let bdf = Bdf::new(0, slot, 0).unwrap();
             let functions = guest.functions();
-            let function = functions.iter().find(|function| function.bdf == bdf).unwrap();
-            let added = device(function, &now[&bdf]);
-            let predicted: Vec<_> = forecast::linux(&before, &Present::default(), &added)
-                .bars
-                .iter()
-                .map(|bar| (bar.reg, bar.address.map(Address::get)))
+            let added: Vec<Device> = (0_u8..)
+                .zip(&drivers)
+                .map(|(number, _)| {
+                    let bdf = Bdf::new(0, slot, number).unwrap();
+                    let function = functions.iter().find(|function| function.bdf == bdf).unwrap();
+                    device(function, &now[&bdf])
+                })
                 .collect();
-            let real = outcome(&added, &now[&bdf]);
-            bars += real.len();
-            if predicted != real {
-                wrong.push(format!("sequence {number}, {step}: predicted {predicted:x?}, real {real:x?}"));
+            for device in &added {
+                // The others are attached on record and wait for their addresses.
+                let mut layout = before.clone();
+                for other in added.iter().filter(|other| other.bdf != device.bdf) {
+                    let identity = (other.vendor, other.device);
+                    layout.devices.push(LayoutDevice::new(other.bdf, identity, other.class));
+                    layout.bars.extend(
+                        other.bars.iter().map(|bar| PlacedBar::new(other.bdf, bar, Address::new(1 << 38))),
+                    );
+                    layout.hot_plugged.push(other.bdf);
+                }
+                let predicted: Vec<_> = forecast::linux(&layout, &Present::default(), device)
+                    .bars
+                    .iter()
+                    .map(|bar| (bar.reg, bar.address.map(Address::get)))
+                    .collect();
+                let real = outcome(device, &now[&device.bdf]);
+                bars += real.len();
+                if predicted != real {
+                    wrong.push(format!(
+                        "sequence {number}, {step}, {}: predicted {predicted:x?}, real {real:x?}",
+                        device.bdf
+                    ));
+                }
             }
             // The guest has enabled it: QEMU knows its addresses too, and they are no difference to the guest's own.
             let seen = observe(&layout(&guest, &now, &functions), &functions);

@@ -23,32 +23,10 @@ const HIGH: u64 = 0x2_0000_0000;
 const IO: u64 = 0xc000;
 
 fn device(slot: u8, wishes: &[(BarKind, u64)]) -> Device {
-    let bars = wishes.iter().zip(0_u8..).map(|(&(kind, size), index)| Bar {
-        reg: 0x10 + 4 * index,
-        kind,
-        size: Size::new(size),
-        prefetch: false,
-        value: 0,
-        io16: false,
-        host_address: None,
-    });
-    Device {
-        bdf: Bdf::new(0, slot, 0).unwrap(),
-        vendor: 0x1234,
-        device: 0x5678,
-        class: 0x0200,
-        header: 0,
-        command: 0,
-        int_pin: 0,
-        int_line: 0,
-        bars: bars.collect(),
-        raw: Vec::new(),
-        bridge: None,
-        host: None,
-        model: None,
-        sriov: None,
-        virtual_function: false,
-    }
+    let bars = wishes.iter().zip(0_u8..);
+    let bars = bars.map(|(&(kind, size), index)| Bar::new(0x10 + 4 * index, kind, Size::new(size), false));
+    let bdf = Bdf::new(0, slot, 0).unwrap();
+    Device { bars: bars.collect(), ..Device::new(bdf, (0x1234, 0x5678), 0x0200) }
 }
 
 fn window(kind: WindowKind, start: u64, size: u64) -> Window {
@@ -72,26 +50,10 @@ fn layout(low: u64, high: u64, io: u64) -> Layout {
 
 fn put(layout: &mut Layout, slot: u8, reg: u8, kind: BarKind, size: u64, address: u64) {
     let bdf = Bdf::new(0, slot, 0).unwrap();
-    layout.bars.push(PlacedBar {
-        bdf,
-        reg,
-        kind,
-        size: Size::new(size),
-        prefetch: false,
-        address: Address::new(address),
-        host: None,
-    });
+    let bar = Bar::new(reg, kind, Size::new(size), false);
+    layout.bars.push(PlacedBar::new(bdf, &bar, Address::new(address)));
     if layout.device(bdf).is_none() {
-        let (vendor, device, class) = (0x8086, 1, 0x0200);
-        layout.devices.push(LayoutDevice {
-            bdf,
-            vendor,
-            device,
-            class,
-            bridge: None,
-            host: None,
-            model: None,
-        });
+        layout.devices.push(LayoutDevice::new(bdf, (0x8086, 1), 0x0200));
     }
 }
 

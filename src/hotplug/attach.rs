@@ -48,13 +48,8 @@ pub fn attach(layout: &Layout, present: &Present, device: &Device) -> Result<Att
         if present.maps_containing_page { bar.offset_into(layout.page_size) } else { Size::ZERO }
     };
     let placed = device.bars.iter().zip(places).map(|(bar, page)| PlacedBar {
-        bdf: device.bdf,
-        reg: bar.reg,
-        kind: bar.kind,
-        size: bar.size,
-        prefetch: bar.prefetch,
-        address: page.saturating_add(kept(bar)),
         host: device.host,
+        ..PlacedBar::new(device.bdf, bar, page.saturating_add(kept(bar)))
     });
     let mut bars: Vec<PlacedBar> = placed.collect();
     bars.sort_by_key(|bar| bar.reg);
@@ -74,13 +69,10 @@ fn with(layout: &Layout, device: &Device, bars: &[PlacedBar]) -> Layout {
     layout.bars.splice(at..at, bars.iter().cloned());
     let at = layout.devices.iter().position(|other| other.bdf > device.bdf).unwrap_or(layout.devices.len());
     let known = LayoutDevice {
-        bdf: device.bdf,
-        vendor: device.vendor,
-        device: device.device,
-        class: device.class,
         bridge: device.bridge,
         host: device.host,
         model: device.model.clone(),
+        ..LayoutDevice::new(device.bdf, (device.vendor, device.device), device.class)
     };
     layout.devices.insert(at, known);
     layout.hot_plugged.push(device.bdf);
@@ -93,6 +85,7 @@ fn with(layout: &Layout, device: &Device, bars: &[PlacedBar]) -> Layout {
 pub(super) fn without(layout: &Layout, bdf: Bdf) -> Layout {
     let mut layout = layout.clone();
     layout.bars.retain(|bar| bar.bdf != bdf);
+    layout.vf_bars.retain(|bars| bars.bdf != bdf);
     layout.devices.retain(|device| device.bdf != bdf);
     layout.hot_plugged.retain(|other| *other != bdf);
     layout.warnings.retain(|warning| warning.bdf != Some(bdf));

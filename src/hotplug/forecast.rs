@@ -112,6 +112,13 @@ pub fn linux(layout: &Layout, present: &Present, device: &Device) -> Forecast {
     bars.sort_by_key(|bar| bar.reg);
     let neighbours = Neighbours::of(layout, present, &waiting, &placed);
     let mut warnings = function_order(layout, device);
+    if device.sriov.is_some() {
+        warnings.push(Warning::about(
+            "virtual-functions-unplaced",
+            device.bdf,
+            "only a device that a guest is built with has room for virtual functions' BARs; this one gets none for them",
+        ));
+    }
     warnings.extend(bars.iter().flat_map(|bar| neighbours.warnings(layout, device, bar)));
     Forecast { bars, warnings }
 }
@@ -162,6 +169,7 @@ impl Bus {
             bus.memory.extend([other.memory, other.prefetchable].into_iter().flatten().filter_map(range));
             bus.ports.extend(other.io.and_then(range));
         }
+        bus.memory.extend(layout.vf_bars.iter().filter_map(|bars| bars.range(layout.page_size)));
         let platform = PLATFORM_PORTS.map(|(start, end)| Range::new(Address::new(start), Address::new(end)));
         bus.ports.extend(platform.into_iter().flatten());
         // The guest's E820 map reserves it, and so does Linux (e820__reserve_resources_late).

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Range, Size};
-use crate::pci::{BarKind, Bdf, Sbdf};
+use crate::pci::{Bar, BarKind, Bdf, Sbdf};
 
 /// The version of the JSON form, the value of its `schema` key.
 pub const SCHEMA: &str = "layout/1";
@@ -237,6 +237,13 @@ pub struct LayoutDevice {
     pub model: Option<String>,
 }
 
+impl LayoutDevice {
+    /// A function on the root bus with that identity (vendor and device ID) and class.
+    pub fn new(bdf: Bdf, (vendor, device): (u16, u16), class: u16) -> Self {
+        Self { bdf, vendor, device, class, bridge: None, host: None, model: None }
+    }
+}
+
 fn known_schema<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let schema = String::deserialize(deserializer)?;
     if schema == SCHEMA {
@@ -323,6 +330,12 @@ impl Reservation {
 }
 
 impl PlacedBar {
+    /// A BAR of that function's at that place.
+    pub fn new(bdf: Bdf, bar: &Bar, address: Address) -> Self {
+        let Bar { reg, kind, size, prefetch, .. } = *bar;
+        Self { bdf, reg, kind, size, prefetch, address, host: None }
+    }
+
     /// What the BAR decodes, as a range; `None` if it runs past the highest address.
     pub fn range(&self) -> Option<Range> {
         Range::sized(self.address, self.size)

@@ -12,6 +12,8 @@
  *   TAG read ADDRESS COUNT        COUNT 32-bit words of physical memory, through /dev/mem
  *   TAG write8 ADDRESS VALUE      one byte to physical memory
  *   TAG memory BDF                sets the function's memory enable bit
+ *   TAG config BDF OFFSET VALUE   a 32-bit write to the function's configuration space: moves a BAR, switches decode off
+ *   TAG rescan                    has the kernel look at every slot of every bus again
  *   TAG await BDF present|absent SECONDS   waits for hot-plug, then until the kernel's log is quiet
  *   TAG poweroff
  */
@@ -196,6 +198,29 @@ static int enable_memory(const char *bdf)
     return result;
 }
 
+static int write_config(const char *bdf, unsigned long offset, unsigned long value)
+{
+    uint32_t word = (uint32_t)value;
+    int fd = open_config(bdf, O_RDWR), result;
+
+    if (fd < 0)
+        return -1;
+    result = pwrite(fd, &word, 4, (off_t)offset) == 4 ? 0 : -1;
+    close(fd);
+    return result;
+}
+
+static int rescan(void)
+{
+    int fd = open("/sys/bus/pci/rescan", O_WRONLY), result;
+
+    if (fd < 0)
+        return -1;
+    result = write(fd, "1", 1) == 1 ? 0 : -1;
+    close(fd);
+    return result;
+}
+
 static int await(const char *bdf, int present, long seconds)
 {
     char path[320];
@@ -228,6 +253,10 @@ static int obey(char **word, int words, size_t *seen)
         return write_byte(strtoull(word[2], NULL, 0), strtoul(word[3], NULL, 0));
     if (!strcmp(word[1], "memory") && words == 3)
         return enable_memory(word[2]);
+    if (!strcmp(word[1], "config") && words == 5)
+        return write_config(word[2], strtoul(word[3], NULL, 0), strtoul(word[4], NULL, 0));
+    if (!strcmp(word[1], "rescan"))
+        return rescan();
     if (!strcmp(word[1], "await") && words == 5)
         return await(word[2], !strcmp(word[3], "present"), strtol(word[4], NULL, 0));
     if (!strcmp(word[1], "poweroff"))
