@@ -187,6 +187,16 @@ impl Guest {
         }
     }
 
+    /// Waits for a list that is as it should be: one that comes early may have a part of the functions.
+    fn settle_until(&mut self, complete: impl Fn(&Resources) -> bool) -> Resources {
+        loop {
+            let now = self.settle();
+            if complete(&now) {
+                return now;
+            }
+        }
+    }
+
     fn monitor(&self) -> Qmp<qapi::Stream<BufReader<UnixStream>, UnixStream>> {
         let stream = UnixStream::connect(&self.socket).unwrap();
         let mut monitor = Qmp::new(qapi::Stream::new(BufReader::new(stream.try_clone().unwrap()), stream));
@@ -286,6 +296,11 @@ fn outcome(device: &Device, resources: &[(u64, u64, u64)]) -> Vec<(u8, Option<u6
     outcome
 }
 
+/// That no function is left in a slot.
+fn gone(slot: u8) -> impl Fn(&Resources) -> bool {
+    move |now| now.keys().all(|bdf| bdf.slot() != slot)
+}
+
 #[test]
 fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
     let (mut guest, mut now) = Guest::boot();
@@ -298,7 +313,7 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
             let before = layout(&guest, &now, &guest.functions());
             if let Some(slot) = step.strip_prefix('-') {
                 guest.command(&format!("device_del d{slot}"));
-                now = guest.settle();
+                now = guest.settle_until(gone(slot.parse().unwrap()));
                 there.retain(|other| other.to_string() != slot);
                 continue;
             }
@@ -311,7 +326,11 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
                 let several = if drivers.len() > 1 { ",multifunction=on" } else { "" };
                 guest.command(&format!("device_add {driver}{several},addr={slot}.{function},id={id}"));
             }
-            now = guest.settle();
+            let count = u8::try_from(drivers.len()).unwrap();
+            let all = |now: &Resources| {
+                (0..count).all(|number| now.contains_key(&Bdf::new(0, slot, number).unwrap()))
+            };
+            now = guest.settle_until(all);
             there.push(slot);
             let functions = guest.functions();
             let added: Vec<Device> = (0_u8..)
@@ -357,7 +376,7 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
         }
         for slot in there {
             guest.command(&format!("device_del d{slot}"));
-            now = guest.settle();
+            now = guest.settle_until(gone(slot));
         }
         println!("sequence {number}: {}", sequence.join(", "));
     }

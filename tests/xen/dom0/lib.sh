@@ -225,3 +225,9 @@ testdev_answers() {
     expect '= 0x6f696d6d' "$RESULTS/$1/testdev-$2"
     expect '= 0x2d6f6e2d' "$RESULTS/$1/testdev-$2"
 }
+
+# at_now NAME BDF REG: the same by the layout that is stored now, in decimal.
+at_now() {
+    xen-pci-layout show --domid "$(xl domid "$1")" --format json |
+        jq --arg bdf "$2" --argjson reg "$3" '.bars[] | select(.bdf == $bdf and .reg == $reg).address'
+}
