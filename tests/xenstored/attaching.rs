@@ -12,6 +12,7 @@ use crate::helper::{apply, finish, guest, program, run, show};
 
 crate::on_both_daemons!(
     eight_at_once_take_no_space_twice_and_lose_no_device,
+    eight_that_come_and_go_keep_every_promise,
     what_has_no_room_is_refused_and_nothing_is_written,
     a_device_model_in_a_stub_domain_cannot_be_asked,
 );
@@ -56,11 +57,8 @@ fn eight_at_once_take_no_space_twice_and_lose_no_device(kind: Kind) {
             assert!(bars.contains(bar), "{bar} was promised and is not stored");
         }
     }
-    let mut ranges: Vec<(u64, u64)> =
-        bars.iter().map(|bar| (bar["address"].as_u64().unwrap(), bar["size"].as_u64().unwrap())).collect();
-    ranges.sort_unstable();
-    assert_eq!(ranges.len(), 17);
-    assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{ranges:x?}");
+    assert_eq!(bars.len(), 17);
+    assert_apart(&layout);
     assert_eq!(daemon.client().read("/libxl/7/pci-layout/generation").unwrap(), "9");
 
     let again = finish(start(&daemon, "attach", &devices[0]), Instant::now()).succeeded();
@@ -70,6 +68,56 @@ fn eight_at_once_take_no_space_twice_and_lose_no_device(kind: Kind) {
     let running: Vec<Child> = devices.iter().map(|device| start(&daemon, "detach", device)).collect();
     for child in running {
         finish(child, Instant::now()).succeeded();
+    }
+    assert_eq!(stored(&daemon), before);
+}
+
+/// That no two BARs overlap.
+fn assert_apart(layout: &Value) {
+    let bars = layout["bars"].as_array().unwrap().iter();
+    let mut ranges: Vec<(u64, u64)> =
+        bars.map(|bar| (bar["address"].as_u64().unwrap(), bar["size"].as_u64().unwrap())).collect();
+    ranges.sort_unstable();
+    assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{ranges:x?}");
+}
+
+/// Each of eight attaches its device, of a size of its own, detaches it and so on; whoever looks meanwhile finds a layout
+/// in which nothing overlaps, and at the end every device is where its last answer said.
+fn eight_that_come_and_go_keep_every_promise(kind: Kind) {
+    const ROUNDS: usize = 4;
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    apply(&daemon.socket(), 7, &guest(&daemon.directory, "one", &[4096])).succeeded();
+    let before = stored(&daemon);
+    let devices: Vec<PathBuf> =
+        (8..16).map(|slot| device(&daemon, slot, MIB << (slot % 4), MIB << (10 + slot % 3))).collect();
+    let answer = |command: &str, device: &Path| -> Value {
+        let outcome = finish(start(&daemon, command, device), Instant::now()).succeeded();
+        serde_json::from_str(&outcome).unwrap()
+    };
+    let come_and_go = |device: &Path| {
+        for _ in 0..ROUNDS {
+            let there = answer("attach", device);
+            assert_eq!(answer("detach", device)["bars"], there["bars"], "it stayed where it was");
+        }
+        answer("attach", device)
+    };
+    let last: Vec<Value> = std::thread::scope(|scope| {
+        let running: Vec<_> = devices.iter().map(|device| scope.spawn(|| come_and_go(device))).collect();
+        while running.iter().any(|thread| !thread.is_finished()) {
+            assert_apart(&stored(&daemon));
+        }
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let layout = stored(&daemon);
+    assert_apart(&layout);
+    for bar in last.iter().flat_map(|answer| answer["bars"].as_array().unwrap()) {
+        assert!(layout["bars"].as_array().unwrap().contains(bar), "{bar} was promised and is not stored");
+    }
+    let changes = (1 + 8 * (2 * ROUNDS + 1)).to_string();
+    assert_eq!(daemon.client().read("/libxl/7/pci-layout/generation").unwrap(), changes, "none is lost");
+    for device in &devices {
+        answer("detach", device);
     }
     assert_eq!(stored(&daemon), before);
 }
