@@ -35,6 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Attach what follows a plus at that slot, several functions with `&` between them; detach what sits at the slot that
 /// follows a minus.
 const SEQUENCES: &[&[&str]] = &[
+    &["+5 edu & pci-testdev,membar=256M", "+6 edu", "-5", "+7 pci-testdev,membar=64M"],
+    &[
+        "+5 rtl8139,romfile= & nvme,serial=a & pci-testdev,membar=2M & rtl8139,romfile=",
+        "+6 sdhci-pci & e1000",
+        "-5",
+        "+7 edu & edu",
+    ],
     &["+5 pci-testdev,membar=64M"],
     &["+5 nvme,serial=a"],
     &["+5 edu"],
@@ -84,13 +91,6 @@ const SEQUENCES: &[&[&str]] = &[
     &["+5 pci-serial-2x", "+6 pci-serial-4x", "-5", "+7 rtl8139,romfile=", "+8 pci-serial-2x"],
     &["+5 am53c974", "+6 mptsas1068", "+7 i6300esb", "-6", "+8 sdhci-pci", "+9 edu"],
     &["+5 bochs-display", "+6 secondary-vga", "-5", "+7 nvme,serial=a", "+8 bochs-display"],
-    &["+5 edu & pci-testdev,membar=256M", "+6 edu", "-5", "+7 pci-testdev,membar=64M"],
-    &[
-        "+5 rtl8139,romfile= & nvme,serial=a & pci-testdev,membar=2M & rtl8139,romfile=",
-        "+6 sdhci-pci & e1000",
-        "-5",
-        "+7 edu & edu",
-    ],
 ];
 
 /// A running guest.
@@ -197,6 +197,18 @@ impl Guest {
         }
     }
 
+    /// Takes what sits in a slot out of the guest, and waits until QEMU has let go of it too.
+    fn remove(&mut self, slot: u8) -> Resources {
+        self.command(&format!("device_del d{slot}"));
+        let now = self.settle_until(|now| now.keys().all(|bdf| bdf.slot() != slot));
+        let started = Instant::now();
+        while self.functions().iter().any(|function| function.bdf.slot() == slot) {
+            assert!(started.elapsed() < PATIENCE, "QEMU keeps what was in slot {slot}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        now
+    }
+
     fn monitor(&self) -> Qmp<qapi::Stream<BufReader<UnixStream>, UnixStream>> {
         let stream = UnixStream::connect(&self.socket).unwrap();
         let mut monitor = Qmp::new(qapi::Stream::new(BufReader::new(stream.try_clone().unwrap()), stream));
@@ -296,11 +308,6 @@ fn outcome(device: &Device, resources: &[(u64, u64, u64)]) -> Vec<(u8, Option<u6
     outcome
 }
 
-/// That no function is left in a slot.
-fn gone(slot: u8) -> impl Fn(&Resources) -> bool {
-    move |now| now.keys().all(|bdf| bdf.slot() != slot)
-}
-
 #[test]
 fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
     let (mut guest, mut now) = Guest::boot();
@@ -312,8 +319,7 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
         for step in *sequence {
             let before = layout(&guest, &now, &guest.functions());
             if let Some(slot) = step.strip_prefix('-') {
-                guest.command(&format!("device_del d{slot}"));
-                now = guest.settle_until(gone(slot.parse().unwrap()));
+                now = guest.remove(slot.parse().unwrap());
                 there.retain(|other| other.to_string() != slot);
                 continue;
             }
@@ -375,8 +381,7 @@ fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
             assert!(moved.is_empty(), "sequence {number}, {step}: {moved:?}");
         }
         for slot in there {
-            guest.command(&format!("device_del d{slot}"));
-            now = guest.settle_until(gone(slot));
+            now = guest.remove(slot);
         }
         println!("sequence {number}: {}", sequence.join(", "));
     }
