@@ -11,11 +11,13 @@
 
 use proptest::prelude::*;
 use xen_pci_layout::address::{Address, Range, Size};
+use xen_pci_layout::guest::Guest;
 use xen_pci_layout::hotplug::{self, Difference, Present};
 use xen_pci_layout::layout::{
     Code, Layout, LayoutDevice, PlacedBar, Reservation, ReservedKind, ReservedMemory, Window, WindowKind,
 };
 use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device, PresentBar, PresentFunction};
+use xen_pci_layout::planner::{self, Options};
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 0xf000_0000;
@@ -73,16 +75,18 @@ struct Grid {
 
 impl Grid {
     fn of(layout: &Layout, kind: WindowKind) -> Self {
-        let unit = if kind == WindowKind::Io { 4 } else { PAGE };
-        let Some(window) = layout.windows.iter().find(|w| w.kind == kind) else {
-            return Self { start: 0, unit, taken: Vec::new() };
-        };
-        let (start, end) = (window.start.get(), window.end.get());
+        let window = layout.windows.iter().find(|w| w.kind == kind);
+        let bounds = window.map_or((0, 0), |window| (window.start.get(), window.end.get()));
+        Self::over(layout, bounds, kind == WindowKind::Io)
+    }
+
+    fn over(layout: &Layout, (start, end): (u64, u64), ports: bool) -> Self {
+        let unit = if ports { 4 } else { PAGE };
         let mut taken = vec![false; ((end - start) / unit) as usize];
-        let bars = layout.bars.iter().filter(|bar| (bar.kind == BarKind::Io) == (kind == WindowKind::Io));
+        let bars = layout.bars.iter().filter(|bar| (bar.kind == BarKind::Io) == ports);
         let bars = bars.map(|bar| (bar.address.get(), bar.size.get()));
         let barred = layout.reserved_memory.iter().map(|memory| (memory.start.get(), memory.size.get()));
-        let barred = barred.filter(|_| kind != WindowKind::Io);
+        let barred = barred.filter(|_| !ports);
         for (from, size) in bars.chain(barred) {
             for (index, taken) in taken.iter_mut().enumerate() {
                 let unit_start = start + index as u64 * unit;
@@ -109,18 +113,26 @@ impl Grid {
     }
 }
 
-/// Tries every place for every BAR.
+/// On the root bus.
 fn some_placement(grids: &mut [Grid; 3], wishes: &[(BarKind, u64)]) -> bool {
-    let Some((&(kind, size), rest)) = wishes.split_first() else { return true };
-    let windows: &[usize] = match kind {
+    some_placement_in(grids, wishes, &|kind| match kind {
         BarKind::Io => &[2],
         BarKind::Mem64 => &[0, 1],
         _ => &[0],
-    };
-    for &window in windows {
+    })
+}
+
+/// Tries every place for every BAR, in the windows that its kind may use.
+fn some_placement_in(
+    grids: &mut [Grid; 3],
+    wishes: &[(BarKind, u64)],
+    windows: &dyn Fn(BarKind) -> &'static [usize],
+) -> bool {
+    let Some((&(kind, size), rest)) = wishes.split_first() else { return true };
+    for &window in windows(kind) {
         for place in grids[window].places(size) {
             grids[window].set(place, size, true);
-            let found = some_placement(grids, rest);
+            let found = some_placement_in(grids, rest, windows);
             grids[window].set(place, size, false);
             if found {
                 return true;
@@ -211,6 +223,37 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// The same behind a bridge: its windows, and the prefetchable one for prefetchable BARs that reach it.
+    #[test]
+    fn yes_behind_a_bridge_exactly_where_some_placement_exists(
+        mut before in crowded(),
+        wishes in proptest::collection::vec(wish(), 0..6),
+        prefetch in any::<bool>(),
+        below in any::<bool>(),
+        sizes in (1_u64..8, 1_u64..8, 0_u64..9),
+    ) {
+        let bridge = Bdf::new(0, 3, 0).unwrap();
+        let memory = (LOW, LOW + sizes.0 * PAGE);
+        let start = if below { LOW + 8 * PAGE } else { HIGH };
+        let prefetchable = (start, start + sizes.1 * PAGE);
+        let io = (IO, IO + sizes.2 * 16);
+        let range = |(start, end)| Some((Address::new(start), Address::new(end)));
+        before.bridges.push(xen_pci_layout::layout::BridgeWindows {
+            bdf: bridge, memory: range(memory), prefetchable: range(prefetchable), io: range(io),
+        });
+        let mut device = device(4, &wishes);
+        device.bridge = Some(bridge);
+        device.bars.iter_mut().for_each(|bar| bar.prefetch = prefetch);
+        let mut grids = [(memory, false), (prefetchable, false), (io, true)]
+            .map(|(bounds, ports)| Grid::over(&before, bounds, ports));
+        let exists = some_placement_in(&mut grids, &wishes, &|kind| match kind {
+            BarKind::Io => &[2],
+            _ if prefetch && (below || kind == BarKind::Mem64) => &[0, 1],
+            _ => &[0],
+        });
+        prop_assert_eq!(attach(&before, &device).is_ok(), exists);
     }
 
     /// Over a long sequence nothing moves, every answer is right, and at the end all is as it was.
@@ -423,6 +466,126 @@ proptest! {
         let reserve = hotplug::any_order(&[group], Size::FRAME).unwrap();
         prop_assert_eq!(reserve.low, Size::ZERO);
         prop_assert_eq!(survives(reserve.high.get(), &devices, at_once, &moves), Ok(()));
+    }
+}
+
+/// The blocks that may be at one time when `d`'s block of `s` bytes is to be placed, as the bound counts them: those of
+/// d that are as large, and of the K - 1 others that take most.
+fn worst_case(devices: &[Device], at_once: usize) -> (u64, Vec<u64>, u64) {
+    let blocks =
+        |device: &Device| -> Vec<u64> { device.bars.iter().map(|bar| bar.size.get().max(PAGE)).collect() };
+    let mut worst = (0, Vec::new(), 0);
+    for (index, device) in devices.iter().enumerate() {
+        for size in blocks(device) {
+            let mut there: Vec<u64> = blocks(device).into_iter().filter(|block| *block >= size).collect();
+            let mut others: Vec<Vec<u64>> = devices
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, d)| blocks(d))
+                .collect();
+            others.sort_by_key(|other| {
+                std::cmp::Reverse(other.iter().map(|block| block.max(&size)).sum::<u64>())
+            });
+            there.extend(others.into_iter().take(at_once - 1).flatten());
+            let sum = there.iter().map(|block| block.max(&size)).sum();
+            if sum > worst.0 {
+                worst = (sum, there, size);
+            }
+        }
+    }
+    worst
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// It is the least: with a page less, whoever chooses the places can leave none for the last block.
+    #[test]
+    fn a_page_less_than_what_any_order_takes_is_not_enough(
+        sizes in proptest::collection::vec(proptest::collection::vec(10_u32..18, 1..4), 1..6),
+        at_once in 1_usize..5,
+    ) {
+        let devices: Vec<Device> = sizes.iter()
+            .map(|bits| device(4, &bits.iter().map(|bits| (BarKind::Mem64, 1 << bits)).collect::<Vec<_>>()))
+            .collect();
+        let at_once = at_once.min(devices.len());
+        let group = hotplug::Group { at_once, devices: devices.clone() };
+        let enough = hotplug::any_order(&[group], Size::FRAME).unwrap().high.get();
+        let (sum, mut there, last) = worst_case(&devices, at_once);
+        prop_assert_eq!(enough, sum);
+        // The largest first, each at the next multiple of the last block's size: one block a place.
+        let own = there.iter().position(|block| *block == last).unwrap();
+        there.remove(own);
+        there.sort_unstable_by(|a, b| b.cmp(a));
+        let mut free = free_pages(enough - PAGE);
+        let mut at = 0;
+        for block in there {
+            prop_assert!(at % block == 0 && free.iter().skip((at / PAGE) as usize).take((block / PAGE) as usize).all(|free| *free));
+            (at / PAGE..(at + block) / PAGE).for_each(|page| free[page as usize] = false);
+            at += block.max(last);
+        }
+        let pages = (last / PAGE) as usize;
+        let place = free.chunks_exact(pages).any(|place| place.iter().all(|free| *free));
+        prop_assert!(!place, "a block of {last:#x} still finds a place in {enough:#x} less a page");
+    }
+}
+
+/// So many bytes of free pages.
+fn free_pages(bytes: u64) -> Vec<bool> {
+    vec![true; (bytes / PAGE) as usize]
+}
+
+fn any_kind() -> impl Strategy<Value = (BarKind, u64)> {
+    prop_oneof![
+        6 => (memory_kind(), 6_u32..27).prop_map(|(kind, bits)| {
+            (kind, if kind == BarKind::Rom { 1 << bits.clamp(11, 24) } else { 1 << bits })
+        }),
+        1 => (2_u32..9).prop_map(|bits| (BarKind::Io, 1 << bits)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// A planned guest's reservation, from end to end: in any order every device finds room, in this program's eyes and
+    /// in Linux's, and whichever of the two chose the places before.
+    #[test]
+    fn a_planned_reservation_takes_its_devices_in_any_order(
+        wishes in proptest::collection::vec(proptest::collection::vec(any_kind(), 1..5), 1..6),
+        at_once in 1_usize..5,
+        moves in proptest::collection::vec((0_usize..6, any::<bool>()), 1..60),
+    ) {
+        let devices: Vec<Device> = (4..).zip(&wishes).map(|(slot, wishes)| device(slot, wishes)).collect();
+        let at_once = at_once.min(devices.len());
+        let group = hotplug::Group { at_once, devices: devices.clone() };
+        let mut guest = Guest::new(0x10_0000, 0, 46);
+        guest.devices = vec![device(2, &[(BarKind::Mem32, 16 << 20), (BarKind::Io, 256)])];
+        guest.reserve = hotplug::any_order(&[group], Size::FRAME).unwrap();
+        let mut stored = planner::plan(&guest, &Options::default()).unwrap();
+        let mut real: std::collections::BTreeMap<Bdf, PresentFunction> = std::collections::BTreeMap::new();
+        for (index, linux) in moves {
+            let device = &devices[index % devices.len()];
+            if real.remove(&device.bdf).is_some() {
+                stored = hotplug::detach(&stored, device.bdf).unwrap().layout;
+                continue;
+            }
+            if real.len() == at_once {
+                continue;
+            }
+            let functions: Vec<PresentFunction> = real.values().cloned().collect();
+            let seen = hotplug::observe(&stored, &functions);
+            let answer = hotplug::attach(&seen.layout, &seen.present, device);
+            let found = answer.map_err(|refusal| TestCaseError::fail(format!("{refusal:?} {:#?}", seen.layout)))?;
+            stored = found.layout;
+            let bars = found.bars.iter().zip(&found.forecast.bars).map(|(own, forecast)| {
+                let address = forecast.address.unwrap_or_else(|| panic!("Linux finds no place: {:?}", found.forecast));
+                let address = Some(if linux { address } else { own.address });
+                PresentBar { reg: own.reg, kind: own.kind, size: own.size, address }
+            });
+            let bars = bars.collect();
+            real.insert(device.bdf, PresentFunction { bdf: device.bdf, vendor: 0x1234, device: 0x5678, passed_through: true, bars });
+        }
     }
 }
 

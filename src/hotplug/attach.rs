@@ -10,6 +10,9 @@ use crate::pci::{Bar, Bdf, Device};
 /// The first slot that is nobody's by nature: QEMU has its host bridge in slot 0 and its ISA bridge in slot 1.
 const FIRST_SLOT: u8 = 2;
 
+/// Bus and slot of the host bridge, which not every description of a guest lists.
+const HOST_BRIDGE: (u8, u8) = (0, 0);
+
 /// A device that fits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attachment {
@@ -110,7 +113,8 @@ fn attached_before(layout: &Layout, device: &Device) -> Option<Vec<PlacedBar>> {
 
 /// Whether anything sits at that address of the guest's bus.
 fn is_taken(layout: &Layout, present: &Present, bdf: Bdf) -> bool {
-    present.slots.contains(&bdf)
+    (bdf.bus(), bdf.slot()) == HOST_BRIDGE
+        || present.slots.contains(&bdf)
         || layout.device(bdf).is_some()
         || layout.bars.iter().any(|bar| bar.bdf == bdf)
 }

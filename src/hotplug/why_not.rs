@@ -10,6 +10,9 @@ use crate::layout::{Blocking, Code, Layout, PlacedBar, Refusal, ReservedKind, Wi
 use crate::pci::{Bar, BarKind, Bdf, Device};
 use crate::planner::free_space::FreeSpace;
 
+/// How many devices are tried for one whose detachment would help: a guest has 32 slots, and a layout may be anything.
+const MOST_CANDIDATES: usize = 256;
+
 /// The refusal for a device that `place` found no room for.
 pub fn explain(layout: &Layout, present: &Present, device: &Device, space: &Space) -> Refusal {
     let wishes: Vec<Wish> = device.bars.iter().map(Wish::from).collect();
@@ -143,7 +146,7 @@ fn a_window_could_hold(layout: &Layout, blocking: &[Wish]) -> bool {
 /// The least change: another device gone now, or more space kept at the guest's next boot.
 fn remedy(layout: &Layout, present: &Present, device: &Device, space: &Space, blocking: &[Wish]) -> String {
     let all: Vec<Wish> = device.bars.iter().map(Wish::from).collect();
-    let helps = layout.hot_plugged.iter().find(|bdf| {
+    let helps = layout.hot_plugged.iter().take(MOST_CANDIDATES).find(|bdf| {
         let space = Space::of(&without(layout, **bdf), present, device.bridge);
         place(&space, &all, layout.page_size).is_some()
     });

@@ -12,11 +12,17 @@ pub struct FreeSpace {
 impl FreeSpace {
     /// All of `whole` but what `barred` takes.
     pub fn new(whole: Option<Range>, barred: impl IntoIterator<Item = Range>) -> Self {
-        let mut space = Self { ranges: whole.into_iter().filter(|range| !range.is_empty()).collect() };
+        let Some(whole) = whole else { return Self::default() };
+        let mut barred: Vec<Range> = barred.into_iter().filter(|range| range.overlaps(whole)).collect();
+        barred.sort_unstable();
+        let mut ranges = Vec::new();
+        let mut at = whole.start();
         for range in barred {
-            space.remove(range);
+            ranges.extend(Range::new(at, range.start()).filter(|free| !free.is_empty()));
+            at = at.max(range.end());
         }
-        space
+        ranges.extend(Range::new(at, whole.end()).filter(|free| !free.is_empty()));
+        Self { ranges }
     }
 
     /// Takes a range out.
