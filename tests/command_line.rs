@@ -130,3 +130,27 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
+
+#[test]
+fn shadow_says_what_a_plan_would_change_and_needs_no_store() {
+    let shadow = |guest: &str| {
+        let output = run(&["apply", "--shadow", "--domid", "7", "-"], guest);
+        (output.status.code(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let (code, out, err) = shadow(&guest("mem32", 4096, ""));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.ends_with("the stock loader will do what is planned\n"), "{out}");
+    // Stock makes room for it below 4 GiB, as it can while RAM may still be moved.
+    let (code, out, err) = shadow(&guest("mem64", 512 << 20, ""));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the stock loader and the plan differ in 2\n"), "{out}");
+    assert!(out.contains("the window above 4 GiB: none, planned 0x100000000-0x"), "{out}");
+    assert!(out.contains("00:05.0 BAR at 0x10 of 512M: 0xc0000000, planned 0x100000000\n"), "{out}");
+    let (code, out, err) = shadow(&guest("mem32", 1 << 30, ""));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("the hole below 4 GiB: 256M, planned 2G\n"), "{out}");
+    let hole = r#","xenstore":{"platform/mmio_hole_size":"268435456"}"#;
+    let (code, out, err) = shadow(&guest("mem32", 1 << 30, hole));
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.contains("what would help: "), "{err}");
+}

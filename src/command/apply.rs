@@ -6,9 +6,13 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::plan::Choices;
-use super::{Answer, Failure, Format, GuestArguments, write_json};
+use super::predict::Loader;
+use super::{Answer, Failure, Format, GuestArguments, layout_file, write_json};
 use crate::address::Size;
+use crate::guest::SMALLEST_HOLE;
+use crate::hvmloader;
 use crate::planner::Options;
+use crate::report;
 use crate::xenstore::{Domid, Store, Written};
 
 /// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of
@@ -24,6 +28,13 @@ pub struct Apply {
     /// mmio_hole= to use
     #[arg(long, conflicts_with = "resize_hole")]
     built: bool,
+    /// Store nothing: plan, and say where the stock loader would put things otherwise
+    #[arg(long, conflicts_with_all = ["built", "format"])]
+    shadow: bool,
+    /// GUEST is a layout (layout/1) that the guest has already, before a restore, a migration or a soft reset: store it
+    /// as it is, plan nothing
+    #[arg(long, conflicts_with_all = ["built", "shadow"])]
+    stored: bool,
     #[command(flatten)]
     guest: GuestArguments,
     #[command(flatten)]
@@ -41,15 +52,22 @@ impl Apply {
 
     /// Plans, stores and says so.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
-        let loaded = self.guest.load()?;
-        let store = Store::open()?;
-        let mut options = self.choices.options()?;
-        if self.built {
-            options = Options { built_hole: Some(store.libxl_hole(self.domid)?), ..options };
+        if self.shadow {
+            return self.compare(out);
         }
-        let layout = self.choices.layout_of(loaded, &options)?;
+        let (store, layout) = if self.stored {
+            (Store::open()?, layout_file::read(&self.guest.guest)?)
+        } else {
+            let loaded = self.guest.load()?;
+            let store = Store::open()?;
+            let mut options = self.choices.options()?;
+            if self.built {
+                options = Options { built_hole: Some(store.libxl_hole(self.domid)?), ..options };
+            }
+            (store, self.choices.layout_of(loaded, &options)?)
+        };
         let Written { generation, built } = store.write_layout(self.domid, &layout)?;
-        if built && !self.built {
+        if built && !self.built && !self.stored {
             self.warn_of_built(store.libxl_hole(self.domid)?, layout.mmio_hole_size)?;
         }
         match self.format {
@@ -86,5 +104,21 @@ impl Apply {
             "warning: domain {domid} is built already, with a hole of {built}, {consequence}; --built plans for the hole \
              that is there [already-built]"
         )
+    }
+
+    /// Plans, predicts what the stock loader would do instead, and says how they differ; a refusal is the plan's answer.
+    fn compare(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        let loaded = self.guest.load()?;
+        let guest = loaded.guest.clone();
+        let layout = self.choices.layout_of(loaded, &self.choices.options()?)?;
+        let loader = Loader::choose(None);
+        let stock =
+            hvmloader::predict(&guest, loader.release).map_err(|error| Failure::Input(error.to_string()))?;
+        let hole = guest.demanded_hole().unwrap_or(SMALLEST_HOLE);
+        report::shadow::differences(out, &loader.to_string(), &layout, hole, &stock)?;
+        for warning in hvmloader::hazards(&guest, &stock).iter().map(|hazard| &hazard.warning) {
+            writeln!(out, "warning: stock: {} [{}]", warning.message, warning.code)?;
+        }
+        Ok(Answer::Yes)
     }
 }

@@ -18,6 +18,7 @@ crate::on_both_daemons!(
     a_built_domain_keeps_its_hole_or_nothing_is_stored,
     apply_to_a_built_domain_without_saying_so_is_warned_of,
     a_domain_without_a_layout_says_so,
+    a_layout_that_a_guest_has_already_is_stored_as_it_is,
 );
 
 const LOADER: &str = "/local/domain/7/hvmloader/pci/layout";
@@ -194,4 +195,24 @@ fn a_domain_without_a_layout_says_so(kind: Kind) {
     let daemon = Daemon::start(kind);
     daemon.make_domain(7);
     show(&daemon.socket(), 7).failed(1, &["no layout is stored for domain 7"]);
+}
+
+/// What libxl does with the layout that comes with a restored or migrated guest.
+fn a_layout_that_a_guest_has_already_is_stored_as_it_is(kind: Kind) {
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    let mut layout: serde_json::Value =
+        serde_json::from_str(&planned(&guest(&daemon.directory, "moved", &[1 << 30, 4096]))).unwrap();
+    // No plan would come to this: a BAR that the guest has moved, and one that has gone.
+    let bars = layout["bars"].as_array_mut().unwrap();
+    bars.truncate(1);
+    bars[0]["address"] = json!(0x7f_0000_0000_u64);
+    let file = daemon.directory.join("moved.json");
+    std::fs::write(&file, layout.to_string()).unwrap();
+    run(program(&daemon.socket()).args(["apply", "--stored", "--domid", "7"]).arg(&file)).succeeded();
+    let shown: serde_json::Value = serde_json::from_str(&show(&daemon.socket(), 7).succeeded()).unwrap();
+    assert_eq!(shown, layout);
+    assert_eq!(daemon.client().read(&format!("{LOADER}/bar/03-0")).unwrap(), "10=7f00000000:40000000");
+    let stored = run(program(&daemon.socket()).args(["apply", "--stored", "--domid", "7", "/dev/null"]));
+    stored.failed(2, &["no layout"]);
 }

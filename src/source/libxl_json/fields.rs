@@ -86,6 +86,8 @@ pub(super) struct HvmFields {
     pub(super) bios: Word,
     pub(super) acpi: DefBool,
     pub(super) mmio_hole_memkb: Option<u64>,
+    /// libxl with our series: the hole is what a layout needed, not what the administrator asked for.
+    pub(super) mmio_hole_computed: bool,
     pub(super) hdtype: Word,
     pub(super) vga: VgaFields,
     pub(super) spice: SpiceFields,
@@ -209,7 +211,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "b_info.type.hvm.",
         "firmware pae apic acpi_s3 acpi_s4 acpi_laptop_slate nx viridian viridian_enable viridian_disable \
-         timeoffset hpet vpt_align timer_mode nested_hvm altp2m system_firmware smbios_firmware smbios \
+         timeoffset hpet vpt_align pci_layout pci_layout_args pci_layout_data timer_mode nested_hvm altp2m system_firmware smbios_firmware smbios \
          acpi_firmware nographic vnc keymap sdl gfx_passthru_kind serial serial_list boot vkb_device \
          ms_vm_genid mca_caps pirq",
     ),

@@ -156,7 +156,9 @@ fn convert(domain: Domain, warnings: &mut Vec<Warning>) -> Result<DomainConfig, 
     config.memory = kibibytes("b_info.target_memkb", b_info.target_memkb)?;
     config.maxmem = kibibytes("b_info.max_memkb", b_info.max_memkb)?.or(config.memory);
     config.video_memory = kibibytes("b_info.video_memkb", b_info.video_memkb)?;
-    config.mmio_hole = kibibytes("b_info.type.hvm.mmio_hole_memkb", hvm.mmio_hole_memkb)?;
+    if !hvm.mmio_hole_computed {
+        config.mmio_hole = kibibytes("b_info.type.hvm.mmio_hole_memkb", hvm.mmio_hole_memkb)?;
+    }
     config.rdm_boundary = kibibytes("b_info.type.hvm.rdm_mem_boundary_memkb", hvm.rdm_mem_boundary_memkb)?;
     config.hap = c_info.hap.get();
     config.acpi = b_info.acpi.get().or(hvm.acpi.get());
@@ -256,8 +258,10 @@ fn host_device(
     let bdf = Bdf::new(device.bus, device.dev, device.func).ok_or_else(|| {
         wrong(place, format!("device {}, function {}: no such address", device.dev, device.func))
     })?;
+    // Address 0 is the host bridge's: libxl fills in the true one as soon as it has looked the name up.
+    let named = (device.domain, device.bus, device.dev, device.func) == (0, 0, 0, 0);
     Ok(HostPci {
-        device: match device.name {
+        device: match device.name.filter(|_| named) {
             Some(name) => HostDeviceName::Name(name),
             None => HostDeviceName::Address(Sbdf { segment: device.domain, bdf }),
         },
@@ -291,6 +295,28 @@ mod tests {
         assert!(
             parse(&format!("[{element},{element}]")).unwrap_err().to_string().starts_with("holds 2 domains")
         );
+    }
+
+    #[test]
+    fn what_libxl_fills_in_itself_is_told_from_what_the_administrator_wrote() {
+        let parsed = |hvm: &str, pci: &str| {
+            let text = format!(
+                r#"{{"c_info":{{"type":"hvm"}},"b_info":{{"type.hvm":{{{hvm}}}}},"pcidevs":[{{{pci}}}]}}"#
+            );
+            let (config, warnings) = parse(&text).unwrap();
+            assert!(warnings.is_empty(), "{warnings:?}");
+            config
+        };
+        let hole = |hvm| parsed(hvm, r#""bus":1"#).mmio_hole;
+        assert_eq!(hole(r#""mmio_hole_memkb":1048576,"pci_layout":"auto""#), Some(Size::GIB));
+        assert_eq!(
+            hole(r#""mmio_hole_memkb":1048576,"mmio_hole_computed":true,"pci_layout_data":"{}""#),
+            None
+        );
+        let device = |pci| parsed("", pci).pci.remove(0).device;
+        assert_eq!(device(r#""name":"gpu""#), HostDeviceName::Name("gpu".to_owned()));
+        let found = Sbdf { segment: 0, bdf: Bdf::new(0x3b, 0, 0).unwrap() };
+        assert_eq!(device(r#""name":"gpu","bus":59"#), HostDeviceName::Address(found));
     }
 
     #[test]
