@@ -11,6 +11,8 @@
     missing_docs
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -505,4 +507,149 @@ fn every_answer_of_a_long_sequence_is_right() {
     let said =
         format!("{yes} yes, {no} no, {again} again, {taken} taken, {detached} detached, {advised} advised");
     assert!([yes, no, again, taken, detached, advised].iter().all(|count| *count >= 5), "{said}");
+}
+
+/// A host with five cards, one of them with two functions, each BAR on pages of its own.
+fn host() -> common::Tree {
+    let tree = common::Tree::new();
+    let cards: [(&str, (u16, u16, u32), &[(u64, u64)]); 6] = [
+        (
+            "0000:3b:00.0",
+            (0x10de, 0x2204, 0x03_0000),
+            &[
+                (16 * M, common::MEM32),
+                (256 * M, common::MEM64_PREFETCH),
+                (0, 0),
+                (32 * M, common::MEM64_PREFETCH),
+                (0, 0),
+                (128, common::IO),
+                (512 * K, common::ROM),
+            ],
+        ),
+        ("0000:3b:00.1", (0x10de, 0x1aef, 0x04_0300), &[(16 * K, common::MEM32)]),
+        (
+            "0000:3c:00.0",
+            (0x8086, 0x10d3, 0x02_0000),
+            &[(128 * K, common::MEM32), (512 * K, common::MEM32), (32, common::IO), (16 * K, common::MEM32)],
+        ),
+        (
+            "0000:3d:00.0",
+            (0x15b7, 0x501a, 0x01_0802),
+            &[(16 * K, common::MEM64), (0, 0), (0, 0), (0, 0), (256, common::MEM64)],
+        ),
+        (
+            "0001:3e:00.0",
+            (0x10de, 0x20b7, 0x03_0200),
+            &[
+                (16 * M, common::MEM32),
+                (4 * G, common::MEM64_PREFETCH),
+                (0, 0),
+                (32 * M, common::MEM64_PREFETCH),
+            ],
+        ),
+        (
+            "0000:3f:1f.7",
+            (0x8086, 0x37d0, 0x02_0000),
+            &[(16 * M, common::MEM64_PREFETCH), (0, 0), (0, 0), (32 * K, common::MEM64_PREFETCH)],
+        ),
+    ];
+    let (mut low, mut high, mut ports) = (0xa000_0000_u64, 0x60_0000_0000_u64, 0x3000_u64);
+    for (at, identity, bars) in cards {
+        let mut config = common::Config::of(256);
+        config.put(0x0e, &[if at.starts_with("0000:3b") { 0x80 } else { 0 }]);
+        let place = |&(size, flags): &(u64, u64)| {
+            let from = match flags {
+                common::IO => &mut ports,
+                common::MEM64 | common::MEM64_PREFETCH => &mut high,
+                _ => &mut low,
+            };
+            let start = if size == 0 { 0 } else { from.next_multiple_of(size.max(4096)) };
+            *from = (*from).max(start + size);
+            (start, size, flags)
+        };
+        tree.add(at, identity, &config, &bars.iter().map(place).collect::<Vec<_>>());
+    }
+    tree
+}
+
+/// Three of a host's six functions at a time, by name and with a slot or without: what `--reserve-any` keeps is always
+/// enough, each comes as function 0 of the slot that xl would give it, and the end is as the beginning.
+#[test]
+fn a_hosts_devices_come_and_go_by_name_and_slot() {
+    const NAMES: [&str; 6] = ["3b:00.0", "0000:3b:00.1", "3c:00.0", "3d:00.0", "0001:3e:00.0", "3f:1f.7"];
+    let (tree, directory) = (host(), tempfile::tempdir().unwrap());
+    let (host, directory) = (tree.path().to_str().unwrap(), directory.path());
+    fs::write(directory.join("guest.cfg"), "type='hvm'\nmemory=2048\npassthrough='enabled'\n").unwrap();
+    let any = format!("3:{}", NAMES.join(","));
+    let options = ["--cpu", "Intel:6:46", "--format", "json", "--reserve-any", &any];
+    let planned = run(directory, &[&["plan", "guest.cfg", "--host", host][..], &options].concat());
+    assert!(planned.status.success(), "{planned:?}");
+    fs::write(directory.join("layout.json"), &planned.stdout).unwrap();
+    let first: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let slot_of = |bdf: &Value| u64::from_str_radix(&bdf.as_str().unwrap()[3..5], 16).unwrap();
+    let boot: Vec<u64> = list(&first["devices"]).iter().map(|device| slot_of(&device["bdf"])).collect();
+    let mut chance = Chance(7);
+    let mut there: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen = [0; 4];
+    for _ in 0..150 {
+        let name = chance.choose(&NAMES);
+        let at = chance.one_in(2).then(|| 1 + chance.below(12));
+        let argument = at.map_or_else(|| name.to_owned(), |slot| format!("{name}@{slot:x}"));
+        let ask = |command: &str, argument: &str| {
+            let on = ["--host", host, "--format", "json", "--commit"];
+            let on = if command == "attach" { &on[..] } else { &on[2..] };
+            let output = run(directory, &[&[command, "--layout", "layout.json", argument], on].concat());
+            (output.status.code(), json_of(&output))
+        };
+        if there.contains_key(name) && chance.one_in(2) {
+            let (code, answer) = ask("detach", &argument);
+            let right = at.is_none_or(|slot| slot == there[name]);
+            assert_eq!(code, Some(i32::from(!right)), "{argument}: {answer}");
+            if right {
+                there.remove(name);
+                seen[0] += 1;
+            }
+            continue;
+        }
+        if there.len() == 3 && !there.contains_key(name) {
+            continue;
+        }
+        let taken =
+            |slot: &u64| *slot == 0 || boot.contains(slot) || there.values().any(|other| other == slot);
+        let (code, answer) = ask("attach", &argument);
+        match (there.get(name), at) {
+            (Some(own), at) if at.is_none_or(|slot| slot == *own) => {
+                assert_eq!(
+                    (code, &answer["already_attached"]),
+                    (Some(0), &json!(true)),
+                    "{argument}: {answer}"
+                );
+                seen[1] += 1;
+            }
+            (Some(_), _) => assert_eq!(answer["error"]["code"], "already-attached", "{argument}: {answer}"),
+            (None, Some(slot)) if taken(&slot) => {
+                assert_eq!(
+                    (code, &answer["error"]["code"]),
+                    (Some(1), &json!("slot-taken")),
+                    "{argument}: {answer}"
+                );
+                seen[2] += 1;
+            }
+            (None, at) => {
+                assert_eq!(code, Some(0), "{argument}: {answer}");
+                let slot = at.unwrap_or_else(|| (2..32).find(|slot| !taken(slot)).unwrap());
+                assert_eq!(answer["bdf"], format!("00:{slot:02x}.0"), "{argument}");
+                let forecast = list(&answer["forecast"]);
+                assert!(forecast.iter().all(|bar| bar["address"].is_u64()), "Linux has room too: {answer}");
+                there.insert(name, slot);
+                seen[3] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count >= 3), "{seen:?}");
+    for name in there.keys() {
+        let gone = run(directory, &["detach", "--layout", "layout.json", name, "--commit"]);
+        assert_eq!(gone.status.code(), Some(0), "{gone:?}");
+    }
+    assert_eq!(fs::read(directory.join("layout.json")).unwrap(), planned.stdout);
 }
