@@ -674,3 +674,38 @@ fn a_bar_that_moved_where_no_layout_may_have_it_bars_both_places() {
     let found = hotplug::attach(&seen.layout, &seen.present, &device(6, &[(BarKind::Mem32, PAGE)])).unwrap();
     assert_eq!(found.bars[0].address.get(), LOW + 2 * PAGE);
 }
+
+#[test]
+fn another_device_at_a_recorded_place_bars_what_it_uses_and_what_is_recorded() {
+    let mut stored = layout(4, 0, 0);
+    put(&mut stored, 3, 0x10, BarKind::Mem32, PAGE, LOW);
+    // Somebody detached the recorded device and attached another, and told nobody.
+    let mut other = present(3, &[(0x10, Some(LOW + 2 * PAGE))]);
+    other.device = 0x77;
+    other.bars[0].size = Size::new(2 * PAGE);
+    let seen = hotplug::observe(&stored, &[other]);
+    assert!(
+        matches!(seen.differences[..], [Difference::Unrecorded { .. }, Difference::Absent { .. }]),
+        "{:?}",
+        seen.differences
+    );
+    assert_eq!(seen.layout, stored);
+    let found = hotplug::attach(&seen.layout, &seen.present, &device(4, &[(BarKind::Mem32, PAGE)])).unwrap();
+    assert_eq!(found.bars[0].address.get(), LOW + PAGE);
+    let two = device(4, &[(BarKind::Mem32, PAGE), (BarKind::Mem32, PAGE)]);
+    assert_eq!(hotplug::attach(&seen.layout, &seen.present, &two).unwrap_err().code, Code::DoesNotFit);
+}
+
+#[test]
+fn a_bar_that_moved_onto_reserved_memory_is_not_taken_into_the_layout() {
+    let mut stored = layout(4, 0, 0);
+    put(&mut stored, 3, 0x10, BarKind::Mem32, PAGE, LOW);
+    stored.reserved_memory.push(ReservedMemory {
+        start: Address::new(LOW + 3 * PAGE),
+        size: Size::new(PAGE),
+        what: ReservedKind::Rdm,
+    });
+    let seen = hotplug::observe(&stored, &[present(3, &[(0x10, Some(LOW + 3 * PAGE))])]);
+    assert_eq!(seen.layout, stored);
+    assert!(matches!(seen.differences[..], [Difference::Moved { .. }]));
+}

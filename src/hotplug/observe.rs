@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::space::pages;
 use super::{Present, register_name};
 use crate::address::{Address, Range};
-use crate::layout::{Layout, PlacedBar};
-use crate::pci::{Bdf, PresentFunction};
+use crate::layout::{Layout, PlacedBar, WindowKind};
+use crate::pci::{Bdf, PresentBar, PresentFunction};
 
 /// A layout, what is taken beside it, and how it differed.
 #[derive(Clone, Debug)]
@@ -86,29 +86,32 @@ impl std::fmt::Display for Difference {
 }
 
 /// The stored layout and the functions that QEMU has, brought together.
+///
+/// A function that is not the one which the layout has there is another: what the layout has keeps its place, and what
+/// QEMU has is taken beside it.
 pub fn observe(stored: &Layout, functions: &[PresentFunction]) -> Observation {
     let mut differences = Vec::new();
     let mut present = Present::default();
     let mut moved: Vec<(usize, Address)> = Vec::new();
+    let recorded = |bdf| functions.iter().find(|now| now.bdf == bdf && is_recorded(stored, now));
     for (index, bar) in stored.bars.iter().enumerate() {
         let (bdf, reg, place) = (bar.bdf, bar.reg, bar.address);
-        let Some(function) = functions.iter().find(|function| function.bdf == bdf) else { continue };
-        match function.bars.iter().find(|now| now.reg == reg).map(|now| now.address) {
-            Some(Some(address)) if address != place => {
+        let Some(function) = recorded(bdf) else { continue };
+        match function.bars.iter().find(|now| is_same(bar, now)).and_then(|now| now.address) {
+            Some(address) if address != place => {
                 moved.push((index, address));
                 differences.push(Difference::Moved { bdf, reg, stored: place, present: address });
             }
-            Some(Some(_)) => {}
-            Some(None) | None => differences.push(Difference::Uncertain { bdf, reg, stored: place }),
+            Some(_) => {}
+            None => differences.push(Difference::Uncertain { bdf, reg, stored: place }),
         }
     }
     for function in functions {
-        let known =
-            stored.device(function.bdf).is_some() || stored.bars.iter().any(|bar| bar.bdf == function.bdf);
-        let unknown = function
-            .bars
-            .iter()
-            .filter(|now| !stored.bars.iter().any(|bar| (bar.bdf, bar.reg) == (function.bdf, now.reg)));
+        let known = is_recorded(stored, function);
+        let in_layout = |now: &PresentBar| {
+            known && stored.bars.iter().any(|bar| bar.bdf == function.bdf && is_same(bar, now))
+        };
+        let unknown = function.bars.iter().filter(|now| !in_layout(now));
         present
             .elsewhere
             .extend(unknown.filter_map(|now| Some((Range::sized(now.address?, now.size)?, now.kind))));
@@ -120,11 +123,23 @@ pub fn observe(stored: &Layout, functions: &[PresentFunction]) -> Observation {
             }
         }
     }
-    let there = |bdf| functions.iter().any(|function| function.bdf == bdf);
-    let absent = stored.devices.iter().filter(|device| !there(device.bdf));
+    let absent = stored.devices.iter().filter(|device| recorded(device.bdf).is_none());
     differences.extend(absent.map(|device| Difference::Absent { bdf: device.bdf }));
     let layout = settle(stored, moved, &mut present);
     Observation { layout, present, differences }
+}
+
+/// Whether a function is the one that the layout has at its place.
+fn is_recorded(stored: &Layout, function: &PresentFunction) -> bool {
+    match stored.device(function.bdf) {
+        Some(device) => (device.vendor, device.device) == (function.vendor, function.device),
+        None => stored.bars.iter().any(|bar| bar.bdf == function.bdf),
+    }
+}
+
+/// Whether a BAR is the one that the layout has: the same register, as large, of the same space.
+fn is_same(bar: &PlacedBar, now: &PresentBar) -> bool {
+    (bar.reg, bar.size, bar.kind.is_memory()) == (now.reg, now.size, now.kind.is_memory())
 }
 
 /// Takes what moved into the layout where that is a place that a layout may have, and else into `present`.
@@ -149,7 +164,7 @@ fn settle(stored: &Layout, mut moved: Vec<(usize, Address)>, present: &mut Prese
     }
 }
 
-/// Whether a BAR lies in a window, with its pages to itself.
+/// Whether a BAR lies in a window, with its pages to itself, and off what no BAR may touch.
 fn fits(layout: &Layout, index: usize) -> bool {
     let extent = |bar: &PlacedBar| {
         let range = bar.range()?;
@@ -157,10 +172,16 @@ fn fits(layout: &Layout, index: usize) -> bool {
     };
     let Some(bar) = layout.bars.get(index) else { return false };
     let Some(range) = extent(bar) else { return false };
+    let memory = bar.kind.is_memory();
     let alone = layout.bars.iter().enumerate().all(|(other_index, other)| {
         other_index == index
-            || other.kind.is_memory() != bar.kind.is_memory()
+            || other.kind.is_memory() != memory
             || extent(other).is_none_or(|other| !other.overlaps(range))
     });
-    alone && layout.windows.iter().filter_map(|window| window.range()).any(|window| window.contains(range))
+    let barred = layout.reserved_memory.iter().filter_map(|reserved| reserved.range());
+    let barred = barred.chain(layout.vf_bars.iter().filter_map(|bars| bars.range(layout.page_size)));
+    let barred = memory && barred.chain(layout.ram()).any(|other| other.overlaps(range));
+    let windows = layout.windows.iter().filter(|window| (window.kind != WindowKind::Io) == memory);
+    let inside = windows.filter_map(|window| window.range()).any(|window| window.contains(range));
+    alone && !barred && inside
 }
