@@ -151,6 +151,9 @@ impl Guest {
             Self { qemu, console, lists, socket, read: 0, windows: Vec::new(), _directory: directory };
         let resources = guest.settle();
         let log = std::fs::read_to_string(&guest.console).unwrap();
+        let checked = |version: &&&str| log.contains(&format!("Linux version {version}."));
+        let version = forecast::CHECKED_ON.iter().find(checked);
+        println!("Linux {}", version.expect("a kernel of forecast::CHECKED_ON"));
         for line in log.lines() {
             let Some((_, window)) = line.split_once("pci_bus 0000:00: root bus resource [mem ") else {
                 continue;

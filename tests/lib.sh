@@ -61,30 +61,42 @@ debian_kernel() {
     mv "$CACHE/audit-kernel.new" "$KERNEL"
 }
 
-# fetch_loader SUITE PACKAGE: prints the path of that package's genuine hvmloader. Debian's package is unpacked and not
-# installed, whatever release this machine runs; apt gets lists of its own for it, so that the system's sources stay.
-fetch_loader() {
+# suite_apt SUITE: sets `suite_options`, apt's for another Debian release's main archive than this machine runs, and refreshes its lists; the
+# system's own sources stay as they are.
+suite_apt() {
     need debian-archive-keyring
-    local suite=$1 package=$2 home=$CACHE/debian kept archive work
+    local suite=$1 home=$CACHE/debian archive
+    apt_update_once
+    # shellcheck disable=SC2016 # apt's own format, not the shell's
+    archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' \
+        'Component: main' | sort -u | head -n 1)
+    [ -n "$archive" ] || die "apt has no source for Debian's main archive"
+    mkdir -p "$home/lists/partial" "$home/cache/archives/partial"
+    printf 'deb [arch=amd64 signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg \
+        "$archive" "$suite" >"$home/$suite.list"
+    suite_options=(-q -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+        -o Dir::Etc::SourceList="$home/$suite.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::Lists="$home/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$home/cache")
+    apt-get "${suite_options[@]}" update >"$CACHE/apt.log" 2>&1 ||
+        { tail -n 20 "$CACHE/apt.log" >&2; die "apt-get update of $suite failed"; }
+}
+
+# suite_download PACKAGE DIRECTORY: that package of the suite that suite_apt was called for.
+suite_download() {
+    (cd "$2" && apt-get "${suite_options[@]}" download "$1") >"$CACHE/apt.log" 2>&1 ||
+        { tail -n 20 "$CACHE/apt.log" >&2; die "cannot download $1"; }
+}
+
+# fetch_loader SUITE PACKAGE: prints the path of that package's genuine hvmloader. Debian's package is unpacked and not
+# installed, whatever release this machine runs.
+fetch_loader() {
+    local suite=$1 package=$2 kept work suite_options
     kept=$CACHE/hvmloader-$suite-$package
     if [ ! -s "$kept" ]; then
-        apt_update_once
-        # shellcheck disable=SC2016 # apt's own format, not the shell's
-        archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' \
-            'Component: main' | sort -u | head -n 1)
-        [ -n "$archive" ] || die "apt has no source for Debian's main archive"
-        mkdir -p "$home/lists/partial" "$home/cache/archives/partial"
-        printf 'deb [arch=amd64 signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg \
-            "$archive" "$suite" >"$home/$suite.list"
-        local options=(-q -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none
-            -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
-            -o Dir::Etc::SourceList="$home/$suite.list" -o Dir::Etc::SourceParts=/dev/null
-            -o Dir::State::Lists="$home/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$home/cache")
+        suite_apt "$suite"
         work=$(mktemp -d "$CACHE/loader.XXXXXX")
-        (
-            cd "$work"
-            apt-get "${options[@]}" update && apt-get "${options[@]}" download "$package"
-        ) >"$CACHE/apt.log" 2>&1 || { tail -n 20 "$CACHE/apt.log" >&2; die "cannot download $package of $suite"; }
+        suite_download "$package" "$work"
         dpkg-deb -f "$work"/*.deb Version >"$kept.version"
         dpkg -x "$work"/*.deb "$work/tree"
         cp "$work"/tree/usr/lib/xen-*/boot/hvmloader "$kept.new"
@@ -92,6 +104,22 @@ fetch_loader() {
         rm -rf "$work"
     fi
     printf '%s: %s %s\n' "$suite" "$package" "$(cat "$kept.version")" >&2
+    printf '%s\n' "$kept"
+}
+
+# fetch_kernel SUITE: prints the path of that release's kernel image, unpacked as above; its modules are not kept.
+fetch_kernel() {
+    local suite=$1 kept=$CACHE/vmlinuz-$1 package work suite_options
+    if [ ! -s "$kept" ]; then
+        suite_apt "$suite"
+        package=$(apt-cache "${suite_options[@]}" depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p' | head -n 1)
+        [ -n "$package" ] || die "linux-image-amd64 of $suite names no kernel"
+        work=$(mktemp -d "$CACHE/kernel.XXXXXX")
+        suite_download "$package" "$work"
+        dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards './boot/vmlinuz-*' >"$kept.new"
+        mv "$kept.new" "$kept"
+        rm -rf "$work"
+    fi
     printf '%s\n' "$kept"
 }
 

@@ -16,7 +16,7 @@ use crate::layout::{Layout, ReservedKind, Warning, WindowKind};
 use crate::pci::{Bar, BarKind, Bdf, Device};
 
 /// The kernels that the model was compared with (tests/stages/70-forecast, tests/recordings).
-pub const CHECKED_ON: &[&str] = &["6.1"];
+pub const CHECKED_ON: &[&str] = &["6.1", "6.12"];
 
 /// Below this Linux places no BAR (BIOS_END in arch/x86/include/asm/e820/api.h).
 const LOWEST_MEMORY: Address = Address::new(1 << 20);
