@@ -16,7 +16,7 @@ use xen_pci_layout::source::host::Host;
 use xen_pci_layout::source::xl_cfg;
 
 fn alone() -> Surroundings {
-    Surroundings { phys_bits: 46, cpu: None, rdm: Vec::new(), host: None, ask_qemu: None }
+    Surroundings { phys_bits: 46, cpu: None, rdm: Vec::new(), host: None, ask_qemu: None, shows_sriov: false }
 }
 
 fn on_host(example: &str) -> Surroundings {

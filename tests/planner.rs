@@ -11,7 +11,7 @@
 use proptest::prelude::*;
 use xen_pci_layout::address::{Address, Size};
 use xen_pci_layout::guest::{Guest, HostCpu, MemoryMapEntry, RESERVED_TYPE, Reserve};
-use xen_pci_layout::layout::{Layout, WindowKind, check};
+use xen_pci_layout::layout::{Blocking, Layout, WindowKind, check};
 use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device};
 use xen_pci_layout::planner::{Options, plan};
 
@@ -36,6 +36,8 @@ fn device(slot: u8, bars: Vec<Bar>) -> Device {
         model: None,
         sriov: None,
         virtual_function: false,
+        resizable: Vec::new(),
+        caching: Vec::new(),
     }
 }
 
@@ -325,4 +327,82 @@ proptest! {
         let strip = |guest: &Guest| plan(guest, &Options::default()).map_err(|refusal| refusal.code);
         prop_assert_eq!(strip(&guest), strip(&other));
     }
+}
+
+/// The guest with those BARs alone.
+fn with_bars(guest: &Guest, kept: &[Blocking]) -> Guest {
+    let mut guest = guest.clone();
+    for device in &mut guest.devices {
+        let bdf = device.bdf;
+        device.bars.retain(|bar| kept.iter().any(|other| (other.bdf, other.reg) == (bdf, bar.reg)));
+    }
+    guest
+}
+
+/// The number after `before` in a text.
+fn number_after(text: &str, before: &str) -> Option<u64> {
+    let digits = text.split_once(before)?.1;
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn what_a_refusal_names_conflicts_and_its_remedy_helps(guest in any_guest()) {
+        let options = Options::default();
+        let Err(refusal) = plan(&guest, &options) else { return Ok(()) };
+        let fits = |guest: &Guest| plan(guest, &options).is_ok();
+        if !refusal.blocking.is_empty() {
+            prop_assert!(!fits(&with_bars(&guest, &refusal.blocking)), "{:?}", refusal);
+            if !refusal.message.contains("fewer of them might conflict") {
+                for left_out in 0..refusal.blocking.len() {
+                    let mut fewer = refusal.blocking.clone();
+                    fewer.remove(left_out);
+                    prop_assert!(fits(&with_bars(&guest, &fewer)), "{:?}", refusal);
+                }
+            }
+        }
+        let mut other = guest.clone();
+        let remedy = &refusal.remedy;
+        if let Some(names) = remedy.strip_prefix("leave out 0").map(|rest| format!("0{rest}")) {
+            let left_out: Vec<Bdf> = names.replace(" and ", ", ").split(", ").map(|bdf| bdf.parse().unwrap()).collect();
+            other.devices.retain(|device| {
+                !left_out.contains(&device.bdf) && !device.bridge.is_some_and(|above| left_out.contains(&above))
+            });
+        } else if remedy.ends_with("physical address bits") {
+            other.phys_bits = u8::try_from(number_after(remedy, "a guest with ").unwrap()).unwrap();
+            if let Some(cpu) = &mut other.cpu { cpu.phys_bits = guest.phys_bits; }
+        } else if let Some(mib) = number_after(remedy, "mmio_hole=") {
+            other.xenstore.insert("platform/mmio_hole_size".to_owned(), (mib * M).to_string());
+        } else if remedy.starts_with("ask for no") {
+            let text = remedy.trim_start_matches("ask for no more hot-plug space than ");
+            let (low, high) = text.strip_suffix(" above").and_then(|text| text.split_once(" below 4G and ")).unwrap();
+            other.reserve = Reserve { low: Size::parse(low).unwrap(), high: Size::parse(high).unwrap() };
+        } else if let Some(mib) = number_after(remedy, "give the guest no more than ") {
+            let low = (mib * M).min(4 * G - 256 * M);
+            other.low_mem_pgend = low >> 12;
+            other.high_mem_pgend = if mib * M > low { (4 * G + mib * M - low) >> 12 } else { 0 };
+        } else {
+            prop_assert!(remedy.contains("rdm_policy") || remedy.contains("no single change"), "{}", remedy);
+            return Ok(());
+        }
+        prop_assert!(fits(&other), "{:?}", refusal);
+    }
+}
+
+#[test]
+fn a_smallest_set_of_conflicting_bars_is_named_and_proven() {
+    // Four BARs of 1G: 3 have room below 4 GiB. Two of 2G are a smaller conflict, and found.
+    let mut bars = vec![(BarKind::Mem32, G); 4];
+    bars.extend([(BarKind::Mem32, 2 * G); 1]);
+    bars.extend([(BarKind::Mem32, 16 * M); 9]);
+    let refusal = plan(&guest_with(G, 39, &bars), &Options::default()).unwrap_err();
+    assert_eq!(refusal.blocking.len(), 1, "{refusal:?}");
+    assert_eq!(refusal.blocking[0].size.get(), 2 * G, "no hole has an aligned 2G: {refusal:?}");
+    let bars = [(BarKind::Mem32, G), (BarKind::Mem32, G), (BarKind::Mem32, G), (BarKind::Mem32, G)];
+    let refusal = plan(&guest_with(128 * M, 39, &bars), &Options::default()).unwrap_err();
+    assert_eq!(refusal.blocking.len(), 3, "{refusal:?}");
+    assert!(refusal.message.contains("no fewer BARs conflict"), "{refusal:?}");
+    assert_eq!(refusal.remedy, "leave out 00:02.2 and 00:02.3");
 }

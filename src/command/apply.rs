@@ -9,8 +9,9 @@ use super::plan::Choices;
 use super::predict::Loader;
 use super::{Answer, Failure, Format, GuestArguments, layout_file, write_json};
 use crate::address::Size;
-use crate::guest::SMALLEST_HOLE;
+use crate::guest::{Guest, SMALLEST_HOLE};
 use crate::hvmloader;
+use crate::layout::{Blocking, Code, Refusal};
 use crate::planner::Options;
 use crate::report;
 use crate::xenstore::{Domid, Store, Written};
@@ -44,6 +45,27 @@ pub struct Apply {
     format: Format,
 }
 
+/// Refuses a guest with bridges: what lies behind one is planned, and nobody in today's Xen HVM guest would find it.
+fn no_bridges(guest: &Guest) -> Result<(), Box<Refusal>> {
+    let Some(bridge) = guest.devices.iter().find(|device| device.is_bridge()) else { return Ok(()) };
+    let behind = guest.devices.iter().filter(|device| device.bridge == Some(bridge.bdf));
+    let blocking = behind.flat_map(|device| {
+        device.bars.iter().map(|bar| Blocking { bdf: device.bdf, reg: bar.reg, size: bar.size })
+    });
+    Err(Box::new(Refusal {
+        code: Code::Unsafe,
+        message: format!(
+            "{} is a PCI-to-PCI bridge: in a Xen HVM guest of today nobody numbers the buses behind one (hvmloader scans bus 0 \
+             alone and takes a bridge's bus numbers and windows for BARs, SeaBIOS leaves PCI alone under Xen), so what lies \
+             behind it would never appear; nothing is stored",
+            bridge.bdf
+        ),
+        blocking: blocking.collect(),
+        remedy: "put the devices on bus 0, without a bridge; plan shows the layout with the bridge on paper"
+            .to_owned(),
+    }))
+}
+
 impl Apply {
     /// Whether a failure is to be JSON.
     pub fn wants_json(&self) -> bool {
@@ -59,6 +81,7 @@ impl Apply {
             (Store::open()?, layout_file::read(&self.guest.guest)?)
         } else {
             let loaded = self.guest.load()?;
+            no_bridges(&loaded.guest)?;
             let store = Store::open()?;
             let mut options = self.choices.options()?;
             if self.built {

@@ -40,6 +40,10 @@ pub struct GuestArguments {
     /// Ask this QEMU about emulated devices that this program does not know
     #[arg(long, value_name = "PATH")]
     ask_qemu: Option<PathBuf>,
+    /// State that the device model shows the guest the SR-IOV capability of physical functions (stock QEMU hides it):
+    /// their virtual functions' BARs then get room
+    #[arg(long)]
+    shows_sriov: bool,
 }
 
 /// A guest and what had to be assumed about it.
@@ -59,7 +63,7 @@ impl GuestArguments {
     /// A guest of that width, where it is known, on the host whose tree is in `host`, with nothing more said about either.
     pub fn on(guest: PathBuf, host: Option<PathBuf>, phys_bits: Option<u8>) -> Self {
         let host = HostArguments { host, lspci: None };
-        Self { guest, host, phys_bits, rdm: Vec::new(), cpu: None, ask_qemu: None }
+        Self { guest, host, phys_bits, rdm: Vec::new(), cpu: None, ask_qemu: None, shows_sriov: false }
     }
 
     /// Which host is meant.
@@ -216,6 +220,7 @@ impl GuestArguments {
             rdm: self.rdm.clone(),
             host,
             ask_qemu: self.ask_qemu.clone(),
+            shows_sriov: self.shows_sriov,
         }
     }
 }

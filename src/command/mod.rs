@@ -8,6 +8,7 @@
 mod apply;
 mod attach;
 mod audit;
+mod bar_choices;
 mod batch;
 mod detach;
 #[cfg(feature = "xenstore")]

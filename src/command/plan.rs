@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::bar_choices::BarChoices;
 use super::guest::LoadedGuest;
 use super::look::{LookArguments, colour};
 use super::predict;
@@ -64,6 +65,8 @@ pub struct Choices {
     keep: Option<PathBuf>,
     #[command(flatten)]
     reserve: ReserveArguments,
+    #[command(flatten)]
+    bars: BarChoices,
 }
 
 impl Choices {
@@ -84,6 +87,7 @@ impl Choices {
     /// The layout of a guest whose devices are safe with it, with what had to be assumed about it, and what was accepted
     /// of its devices, among the warnings.
     pub fn layout_of(&self, mut loaded: LoadedGuest, options: &Options) -> Result<Layout, Failure> {
+        self.bars.apply(&mut loaded.guest)?;
         self.reserve.add_to(&mut loaded.guest, loaded.host.as_ref())?;
         let accepted =
             self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
@@ -126,6 +130,7 @@ impl Plan {
             return batch::run(&self.guest, out, |guest| {
                 let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
                 let mut guest = guest.clone();
+                self.choices.bars.apply(&mut guest)?;
                 self.choices.reserve.add_to(&mut guest, host.as_ref())?;
                 let mut layout = checked_plan(&guest, &options)?;
                 layout.warnings.extend(accepted);

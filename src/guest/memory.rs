@@ -25,6 +25,16 @@ pub struct MemoryMapEntry {
     pub kind: u32,
 }
 
+/// A stretch of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryRange {
+    /// Where it starts.
+    pub addr: Address,
+    /// How many bytes.
+    pub size: Size,
+}
+
 /// Where RAM and what follows it lie, for one size of the MMIO hole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RamLayout {
@@ -59,6 +69,17 @@ impl Guest {
             .iter()
             .filter(|entry| entry.kind == RESERVED_TYPE && !entry.size.is_zero())
             .filter_map(|entry| Range::new(entry.addr, entry.addr.saturating_add(entry.size)))
+    }
+
+    /// The reserved device memory that RAM may cover under libxl's policy "relaxed": the guest is then not told of it.
+    pub fn relaxed_memory(&self) -> impl Iterator<Item = Range> {
+        let ranges = self.relaxed_memory.iter().filter(|range| !range.size.is_zero());
+        ranges.filter_map(|range| Range::new(range.addr, range.addr.saturating_add(range.size)))
+    }
+
+    /// All reserved device memory, whatever the policy: no BAR may lie there.
+    pub fn barred_memory(&self) -> impl Iterator<Item = Range> {
+        self.reserved_device_memory().chain(self.relaxed_memory())
     }
 
     /// Where libxl and QEMU put RAM and what follows it under a hole of `hole` bytes.

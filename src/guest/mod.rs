@@ -13,7 +13,7 @@ pub use loader_keys::{ALLOW_MEMORY_RELOCATE, MMIO_HOLE_SIZE, PLATFORM_BAR_UC, de
 pub use machine::{
     DEFAULT_HOLE, FIXED_REGIONS, HOLE_GRANULARITY, HostCpu, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE,
 };
-pub use memory::{DEVICE_MODEL_ALIGNMENT, MemoryMapEntry, RESERVED_TYPE, RamLayout};
+pub use memory::{DEVICE_MODEL_ALIGNMENT, MemoryMapEntry, MemoryRange, RESERVED_TYPE, RamLayout};
 pub use wanted::AnyOf;
 
 use std::collections::BTreeMap;
@@ -48,6 +48,9 @@ pub struct Guest {
     /// What XENMEM_memory_map returns to the guest.
     #[serde(default)]
     pub memory_map: Vec<MemoryMapEntry>,
+    /// Reserved device memory that RAM may cover (libxl's policy "relaxed"); no BAR may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relaxed_memory: Vec<MemoryRange>,
     /// The guest's PCI functions, bus 0 and behind bridges.
     pub devices: Vec<Device>,
     /// The keys of the guest's own xenstore directory that a loader reads.
@@ -124,6 +127,7 @@ impl Guest {
             low_mem_pgend,
             high_mem_pgend,
             memory_map: Vec::new(),
+            relaxed_memory: Vec::new(),
             devices: Vec::new(),
             xenstore: BTreeMap::new(),
             reserve: Reserve::default(),

@@ -52,6 +52,7 @@ pub fn attach(layout: &Layout, present: &Present, device: &Device) -> Result<Att
     };
     let placed = device.bars.iter().zip(places).map(|(bar, page)| PlacedBar {
         host: device.host,
+        caching: device.caching_of(bar.reg),
         ..PlacedBar::new(device.bdf, bar, page.saturating_add(kept(bar)))
     });
     let mut bars: Vec<PlacedBar> = placed.collect();

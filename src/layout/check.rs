@@ -224,7 +224,7 @@ fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec
         }
         items.push(Item { name, range, io: false });
     }
-    let guest_reserved = guest.reserved_device_memory().chain(guest.hypertransport_hole());
+    let guest_reserved = guest.barred_memory().chain(guest.hypertransport_hole());
     for barred in layout.reserved_memory.iter().filter_map(|memory| memory.range()).chain(guest_reserved) {
         for item in items.iter().filter(|item| !item.io && item.range.overlaps(barred)) {
             broken(format!("{} at {} lies on reserved memory {barred}", item.name, item.range));

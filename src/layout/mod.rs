@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Range, Size};
-use crate::pci::{Bar, BarKind, Bdf, Sbdf};
+use crate::pci::{Bar, BarKind, Bdf, Caching, Sbdf};
 
 /// The version of the JSON form, the value of its `schema` key.
 pub const SCHEMA: &str = "layout/1";
@@ -146,6 +146,9 @@ pub struct PlacedBar {
     /// Whether it is prefetchable.
     #[serde(default)]
     pub prefetch: bool,
+    /// How it is best mapped: unknown unless the administrator has said so.
+    #[serde(default)]
+    pub caching: Caching,
     /// Its place.
     pub address: Address,
     /// The host's function, for a passed-through device.
@@ -333,7 +336,7 @@ impl PlacedBar {
     /// A BAR of that function's at that place.
     pub fn new(bdf: Bdf, bar: &Bar, address: Address) -> Self {
         let Bar { reg, kind, size, prefetch, .. } = *bar;
-        Self { bdf, reg, kind, size, prefetch, address, host: None }
+        Self { bdf, reg, kind, size, prefetch, caching: Caching::Unknown, address, host: None }
     }
 
     /// What the BAR decodes, as a range; `None` if it runs past the highest address.

@@ -51,6 +51,60 @@ pub struct Device {
     /// Whether it is a virtual function: its own BAR registers and memory enable bit are hard-wired to zero on the host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub virtual_function: bool,
+    /// Which of its BARs can have other sizes, and which size each is planned with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resizable: Vec<Resizable>,
+    /// How the administrator wants BARs of it to be mapped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caching: Vec<CachingPolicy>,
+}
+
+/// A BAR that can have other sizes than it has (the Resizable BAR capability; PCI Express, section 7.8.6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resizable {
+    /// The BAR's register.
+    pub reg: u8,
+    /// The sizes that it can have, ascending.
+    pub sizes: Vec<Size>,
+    /// The size to plan with; its present one where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlannedSize>,
+}
+
+/// The size that a resizable BAR is planned with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlannedSize {
+    /// The largest that it can have.
+    Largest,
+    /// That many bytes.
+    #[serde(untagged)]
+    Bytes(Size),
+}
+
+/// How the administrator wants a BAR to be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CachingPolicy {
+    /// The BAR's register.
+    pub reg: u8,
+    /// The memory type.
+    pub hint: Caching,
+}
+
+/// A memory type that a BAR is best mapped with. Nothing about a BAR tells it: a prefetchable one may have registers
+/// that must not be write-combined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Caching {
+    /// Nobody has said.
+    #[default]
+    Unknown,
+    /// Uncached: registers.
+    Uncached,
+    /// Write-combining: a frame buffer.
+    WriteCombining,
 }
 
 /// What a physical function's SR-IOV capability asks for (PCI Express, section 9.3.3).
@@ -113,7 +167,42 @@ impl Device {
             model: None,
             sriov: None,
             virtual_function: false,
+            resizable: Vec::new(),
+            caching: Vec::new(),
         }
+    }
+
+    /// How the administrator wants the BAR at `reg` to be mapped.
+    pub fn caching_of(&self, reg: u8) -> Caching {
+        let policy = self.caching.iter().rev().find(|policy| policy.reg == reg);
+        policy.map_or(Caching::Unknown, |policy| policy.hint)
+    }
+
+    /// Gives each resizable BAR the size that it is planned with.
+    ///
+    /// # Errors
+    ///
+    /// A BAR that is not there, or a size that it cannot have, in a sentence.
+    pub fn resize(&mut self) -> Result<(), String> {
+        for resizable in &self.resizable {
+            let Some(plan) = resizable.plan else { continue };
+            let name = format!("BAR 0x{:02x}", resizable.reg);
+            let bar = self.bars.iter_mut().find(|bar| bar.reg == resizable.reg);
+            let bar = bar.ok_or_else(|| format!("resizable: {name} is not among its BARs"))?;
+            let sizes = || resizable.sizes.iter().map(Size::to_string).collect::<Vec<_>>().join(", ");
+            bar.size = match plan {
+                PlannedSize::Largest => *resizable
+                    .sizes
+                    .iter()
+                    .max()
+                    .ok_or_else(|| format!("{name} has no sizes to choose from"))?,
+                PlannedSize::Bytes(size) if size == bar.size || resizable.sizes.contains(&size) => size,
+                PlannedSize::Bytes(size) => {
+                    return Err(format!("{name} cannot have {size}: it can have {}", sizes()));
+                }
+            };
+        }
+        Ok(())
     }
 
     /// Whether this is the Xen platform device (5853:0001; hvmloader takes 5853:0002 for one too).

@@ -4,6 +4,7 @@
 mod bar;
 mod bdf;
 mod capability;
+mod choice;
 pub mod config_space;
 mod device;
 mod present;
@@ -11,5 +12,8 @@ mod present;
 pub use bar::{Bar, BarKind};
 pub use bdf::{Bdf, ParseBdfError, Sbdf};
 pub use capability::{BridgeRegisters, MsiX, ResizableBar, SrIov, VfBar};
-pub use device::{Device, RawRegister, VirtualBar, VirtualFunctions};
+pub use choice::{BarName, BarSetting};
+pub use device::{
+    Caching, CachingPolicy, Device, PlannedSize, RawRegister, Resizable, VirtualBar, VirtualFunctions,
+};
 pub use present::{PresentBar, PresentFunction};

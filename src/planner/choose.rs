@@ -421,7 +421,13 @@ fn describe(guest: &Guest, chosen: &Arrangement, layout: &mut Layout) -> Option<
     layout.high_mem_pgend = if ram.high_end > Address::FOUR_GIB { frame(ram.high_end)? } else { 0 };
     layout.mmio_hole_size = chosen.room.hole;
     let reserved = |range: Range, what| ReservedMemory { start: range.start(), size: range.size(), what };
-    let rdm = guest.reserved_device_memory().map(|range| reserved(range, ReservedKind::Rdm));
+    // What RAM covers is no longer reserved.
+    let mut uncovered: Vec<Range> = guest.relaxed_memory().collect();
+    for ram in layout.ram() {
+        uncovered = uncovered.iter().flat_map(|range| range.without(ram)).collect();
+    }
+    let rdm = guest.reserved_device_memory().chain(uncovered);
+    let rdm = rdm.map(|range| reserved(range, ReservedKind::Rdm));
     let device_model = ram.device_model.iter().map(|range| reserved(*range, ReservedKind::DeviceModel));
     let swallowed = guest.hypertransport_hole().map(|range| reserved(range, ReservedKind::Hypertransport));
     layout.reserved_memory = rdm.chain(device_model).chain(swallowed).collect();
@@ -475,6 +481,23 @@ fn warnings(guest: &Guest, chosen: &Arrangement, layout: &Layout) -> Vec<Warning
                 "the device model populates {block}, right after RAM, and that lies on reserved device memory \
                  {rdm}: give the guest another memory size, or a larger mmio_hole= so that RAM ends elsewhere"
             ),
+        ));
+    }
+    for rdm in guest.relaxed_memory().filter(|rdm| layout.ram().any(|ram| ram.overlaps(*rdm))) {
+        warnings.push(Warning::new(
+            "ram-on-relaxed-memory",
+            format!(
+                "RAM covers reserved device memory {rdm}, as the policy relaxed allows: the guest is not told of it, and the \
+                 device that it is reserved for may not work"
+            ),
+        ));
+    }
+    for device in guest.devices.iter().filter(|device| device.virtual_function) {
+        warnings.push(Warning::about(
+            "vf-memory-enable",
+            device.bdf,
+            "is a virtual function: the host's hardware ties its BAR registers and memory enable bit to 0, and the device \
+             model emulates both, so the loader has to set them as for any other function",
         ));
     }
     if let Some(hole) = guest.hypertransport_hole() {

@@ -281,6 +281,7 @@ fn wanted_bar(guest: &Guest, options: &Options, device: &Device, bar: &Bar) -> W
         kind: bar.kind,
         size: bar.size,
         prefetch: bar.prefetch,
+        caching: device.caching_of(bar.reg),
         address: Address::ZERO,
         host: device.host,
     };

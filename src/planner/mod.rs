@@ -8,6 +8,7 @@
 //! 64-bit BARs go above 4 GiB. docs/planner.md has the argument, and where it would stop to hold.
 
 mod choose;
+mod conflict;
 mod demand;
 pub(crate) mod free_space;
 mod high_window;

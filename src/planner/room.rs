@@ -49,8 +49,8 @@ pub fn most_room(guest: &Guest, demand: &Demand, smallest: Size, largest: Size) 
     let (_, low_end) = place_top(guest, demand).ok()?;
     let ram = guest.ram_layout(smallest)?;
     let low_window = Range::new(Address::FOUR_GIB.checked_sub(largest)?.min(low_end), low_end)?;
-    let low = FreeSpace::new(Some(low_window), guest.reserved_device_memory());
-    let barred = guest.reserved_device_memory().chain(guest.hypertransport_hole());
+    let low = FreeSpace::new(Some(low_window), guest.barred_memory());
+    let barred = guest.barred_memory().chain(guest.hypertransport_hole());
     let high = FreeSpace::new(Range::new(ram.high_end, guest.address_limit()), barred);
     Some(Room { hole: largest, ram, low_window, low, high, top: Vec::new(), device_model_on_reserved: None })
 }
@@ -70,7 +70,7 @@ impl Room {
         }
         let end = ram.populated_end();
         let device_model_on_reserved = ram.device_model.iter().find_map(|block| {
-            guest.reserved_device_memory().find(|rdm| rdm.overlaps(*block)).map(|rdm| (*block, rdm))
+            guest.barred_memory().find(|rdm| rdm.overlaps(*block)).map(|rdm| (*block, rdm))
         });
         if let Some(block) = ram.device_model.last()
             && only_low
@@ -84,11 +84,11 @@ impl Room {
         let border = if only_low { border.max(end) } else { border };
         let low_start = border.align_up(guest.page_size).unwrap_or(low_end).min(low_end);
         let low_window = Range::new(low_start, low_end).ok_or(Obstacle::NoMeaning)?;
-        let low = FreeSpace::new(Some(low_window), guest.reserved_device_memory());
+        let low = FreeSpace::new(Some(low_window), guest.barred_memory());
 
         let high_start = if only_low { Address::FOUR_GIB } else { end };
         let high_start = high_start.align_up(guest.page_size).unwrap_or(limit);
-        let barred = guest.reserved_device_memory().chain(guest.hypertransport_hole());
+        let barred = guest.barred_memory().chain(guest.hypertransport_hole());
         let high = FreeSpace::new(Range::new(high_start, limit), barred);
         let mut room = Self { hole, ram, low_window, low, high, top, device_model_on_reserved };
         for (bdf, zone, block) in demand.pinned().filter(|(_, zone, _)| *zone != Zone::Io) {
@@ -205,7 +205,7 @@ fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
 /// Places what lies above the low window, downwards from the fixed regions, and says where the window then ends.
 fn place_top(guest: &Guest, demand: &Demand) -> Result<(Vec<(usize, Address)>, Address), Obstacle> {
     let below = Range::new(Address::ZERO, FIXED_REGIONS);
-    let mut free = FreeSpace::new(below, guest.reserved_device_memory());
+    let mut free = FreeSpace::new(below, guest.barred_memory());
     let mut placed = Vec::new();
     for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Top) {
         placed.push((index, free.take_highest(wanted.block).ok_or(Obstacle::NoTop(wanted.bdf))?));

@@ -6,18 +6,16 @@
 
 use super::Options;
 use super::choose::possible;
+use super::conflict::{Conflict, conflicting};
 use super::demand::Demand;
 use super::room::{Obstacle, Room};
 use crate::address::{Address, Range, Size};
-use crate::guest::{Guest, HOLE_GRANULARITY, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE};
+use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE};
 use crate::layout::{Blocking, Code, Refusal};
-use crate::pci::{Bar, Bdf};
+use crate::pci::Bdf;
 
 /// The widest guest there is, bits.
 const WIDEST: u8 = 52;
-/// From how many BARs on the conflicting set is not thinned out one by one.
-const THIN_OUT: usize = 64;
-
 /// Why `plan` found no layout.
 pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     if let Some(refusal) = hole_is_in_the_way(guest, options) {
@@ -27,19 +25,16 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     let options = &Options { resize_hole: true, built_hole: None, ..options.clone() };
     let none = bare(guest);
     if !possible(&none, options) {
-        return memory_is_in_the_way(&none, options);
+        return memory_is_in_the_way(guest, &none, options);
     }
     let blocking = conflicting(guest, options);
     let (code, cause) = cause(guest, options);
     let free = largest_free(guest, options);
     Refusal {
         code,
-        message: format!("{} {cause}; {free}", sentence(&blocking, guest)),
+        message: format!("{} {cause}; {free}{}", blocking.sentence(guest), blocking.proof()),
         remedy: remedy(guest, options, &blocking),
-        blocking: blocking
-            .iter()
-            .map(|(bdf, bar)| Blocking { bdf: *bdf, reg: bar.reg, size: bar.size })
-            .collect(),
+        blocking: blocking.blocking(),
     }
 }
 
@@ -90,20 +85,17 @@ fn hole_is_in_the_way(guest: &Guest, options: &Options) -> Option<Refusal> {
     let (code, cause) = if !expressible {
         let range = format!("{SMALLEST_HOLE} to {LARGEST_HOLE}");
         (Code::DoesNotFit, format!("a layout's hole is a multiple of 2M from {range}"))
-    } else if blocking.is_empty() && guest.reserve.is_empty() {
+    } else if blocking.items.is_empty() && guest.reserve.is_empty() {
         (Code::ReservedMemory, "RAM below it would lie on reserved device memory".to_owned())
     } else {
         let (code, cause) = cause(guest, options);
-        (code, format!("under it {} {cause}", sentence(&blocking, guest)))
+        (code, format!("under it {} {cause}{}", blocking.sentence(guest), blocking.proof()))
     };
     let mib = other.get().checked_div(Size::MIB.get()).unwrap_or(0);
     Some(Refusal {
         code,
         message: format!("a hole of {fixed} is demanded; {cause}"),
-        blocking: blocking
-            .iter()
-            .map(|(bdf, bar)| Blocking { bdf: *bdf, reg: bar.reg, size: bar.size })
-            .collect(),
+        blocking: blocking.blocking(),
         remedy: if options.built_hole.is_some() {
             format!("create the guest with mmio_hole={mib}")
         } else {
@@ -113,87 +105,83 @@ fn hole_is_in_the_way(guest: &Guest, options: &Options) -> Option<Refusal> {
 }
 
 /// A refusal where RAM itself has no place, whatever the devices.
-fn memory_is_in_the_way(guest: &Guest, options: &Options) -> Refusal {
-    let demand = Demand::of(guest, options);
-    let hole = options.fixed_hole(guest).unwrap_or(LARGEST_HOLE);
-    let (code, message, remedy) = match Room::new(guest, &demand, hole) {
+fn memory_is_in_the_way(guest: &Guest, bare: &Guest, options: &Options) -> Refusal {
+    let demand = Demand::of(bare, options);
+    let (code, message) = match Room::new(bare, &demand, LARGEST_HOLE) {
         Err(Obstacle::RamOnReserved(rdm)) => (
             Code::ReservedMemory,
             format!("the guest's RAM lies on reserved device memory {rdm}, however large the hole"),
-            "leave out the device that the reserved memory belongs to, use rdm_policy=\"relaxed\" for it, or give the \
-             guest less memory"
-                .to_owned(),
         ),
         Err(Obstacle::DeviceModelOnFixed(block)) => (
             Code::DoesNotFit,
-            format!("the device model's memory {block} reaches the fixed regions at 0xfc000000"),
-            "less video memory, or a larger hole so that RAM continues above 4G".to_owned(),
+            format!("the device model's memory {block} reaches the fixed regions at {FIXED_REGIONS}"),
         ),
         Err(Obstacle::NoTop(_) | Obstacle::Pinned(_) | Obstacle::NoMeaning) | Ok(_) => (
             Code::DoesNotFit,
             format!("no hole of {SMALLEST_HOLE} to {LARGEST_HOLE} can be had beside this guest's memory"),
-            "another memory size".to_owned(),
         ),
     };
-    Refusal { code, message, blocking: Vec::new(), remedy }
+    Refusal { code, message, blocking: Vec::new(), remedy: memory_remedy(guest, options) }
 }
 
-/// The guest with only these BARs.
-fn with_bars(guest: &Guest, kept: &[(Bdf, Bar)]) -> Guest {
+/// What would give the guest's memory a place, tried before it is offered.
+fn memory_remedy(guest: &Guest, options: &Options) -> String {
+    let mut remedies = Vec::new();
+    let one_less = guest.reserved_device_memory().find(|rdm| {
+        let mut without = guest.clone();
+        without.memory_map.retain(|entry| entry.kind != RESERVED_TYPE || entry.addr != rdm.start());
+        possible(&without, options)
+    });
+    if let Some(rdm) = one_less {
+        remedies.push(format!(
+            "leave out the device that {rdm} is reserved for, or give it rdm_policy=\"relaxed\": the guest's RAM may then \
+             cover that memory"
+        ));
+    }
+    if let Some(ram) = most_memory(guest, options) {
+        remedies.push(format!(
+            "give the guest no more than {} MiB of RAM, its video memory not counted",
+            ram.get() >> 20
+        ));
+    }
+    if remedies.is_empty() {
+        return "no single change will do: fewer of the devices that have reserved memory, and another memory size"
+            .to_owned();
+    }
+    remedies.join("; or ")
+}
+
+/// The most RAM, less than it has, with which the guest's memory has a place: whole MiB.
+fn most_memory(guest: &Guest, options: &Options) -> Option<Size> {
+    let ram = guest.ram()?;
+    let fits = |ram: Size| possible(&with_memory(guest, ram), options);
+    // What can be in the way are reserved ranges, below 4 GiB and above, and what follows RAM.
+    let device_model =
+        guest.device_model_memory.iter().fold(Size::MIB, |sum, size| sum.saturating_add(*size));
+    let starts = guest.reserved_device_memory().map(|rdm| rdm.start());
+    let ends = starts.chain([FIXED_REGIONS]).flat_map(|start| {
+        let below = start.distance_from(Address::ZERO);
+        let above = start.distance_from(Address::FOUR_GIB);
+        let low = Address::FOUR_GIB.distance_from(Address::ZERO);
+        [SMALLEST_HOLE, LARGEST_HOLE]
+            .into_iter()
+            .map(move |hole| low.saturating_sub(hole).saturating_add(above))
+            .chain([below, below.saturating_sub(device_model)])
+    });
+    let whole = ends.map(|end| end.round_down(Size::MIB)).filter(|end| *end < ram && *end >= Size::MIB);
+    whole.filter(|end| fits(*end)).max()
+}
+
+/// The guest with that much RAM.
+fn with_memory(guest: &Guest, ram: Size) -> Guest {
+    let low = ram.min(Address::FOUR_GIB.distance_from(Address::ZERO).saturating_sub(SMALLEST_HOLE));
+    let high = ram.saturating_sub(low);
+    let frames = |size: Size| size.get() >> 12;
     let mut guest = guest.clone();
-    for device in &mut guest.devices {
-        let bdf = device.bdf;
-        device.bars.retain(|bar| kept.iter().any(|(other, same)| *other == bdf && same.reg == bar.reg));
-    }
+    guest.low_mem_pgend = frames(low);
+    guest.high_mem_pgend =
+        if high.is_zero() { 0 } else { Address::FOUR_GIB.saturating_add(high).get() >> 12 };
     guest
-}
-
-/// BARs that cannot all be placed, and that could if any one of them were not there; empty where none is to blame.
-fn conflicting(guest: &Guest, options: &Options) -> Vec<(Bdf, Bar)> {
-    let mut bars: Vec<(Bdf, Bar)> = guest
-        .devices
-        .iter()
-        .flat_map(|device| device.bars.iter().map(|bar| (device.bdf, bar.clone())))
-        .collect();
-    bars.sort_by(|a, b| b.1.size.cmp(&a.1.size).then(a.0.cmp(&b.0)).then(a.1.reg.cmp(&b.1.reg)));
-    let fits = |kept: &[(Bdf, Bar)]| possible(&with_bars(guest, kept), options);
-    if !fits(&[]) {
-        return Vec::new();
-    }
-    // The shortest run of the largest that does not fit; what comes after it is not to blame.
-    let (mut fitting, mut failing) = (0, bars.len());
-    while failing.saturating_sub(fitting) > 1 {
-        let middle = fitting.midpoint(failing);
-        if fits(bars.get(..middle).unwrap_or_default()) { fitting = middle } else { failing = middle }
-    }
-    bars.truncate(failing);
-    if bars.len() <= THIN_OUT {
-        let mut at = 0;
-        while at < bars.len() {
-            let mut without = bars.clone();
-            without.remove(at);
-            if fits(&without) { at = at.saturating_add(1) } else { bars = without }
-        }
-    }
-    bars
-}
-
-/// Who does not fit, as the start of a sentence.
-fn sentence(blocking: &[(Bdf, Bar)], guest: &Guest) -> String {
-    let name = |(bdf, bar): &(Bdf, Bar)| format!("{bdf} BAR 0x{:02x} ({}, {})", bar.reg, bar.size, bar.kind);
-    match blocking {
-        [] => format!(
-            "the hot-plug space asked for ({} below 4G, {} above)",
-            guest.reserve.low, guest.reserve.high
-        ),
-        [one] => name(one),
-        [first, .., last] if blocking.len() > 6 => {
-            format!("{} BARs from {} to {} together", blocking.len(), name(first), name(last))
-        }
-        [all @ .., last] => {
-            format!("{} and {} together", all.iter().map(name).collect::<Vec<_>>().join(", "), name(last))
-        }
-    }
 }
 
 /// What kind of no it is, and the rest of the sentence.
@@ -246,7 +234,7 @@ fn largest_free(guest: &Guest, options: &Options) -> String {
 }
 
 /// The least change that makes it fit, tried before it is offered.
-fn remedy(guest: &Guest, options: &Options, blocking: &[(Bdf, Bar)]) -> String {
+fn remedy(guest: &Guest, options: &Options, blocking: &Conflict) -> String {
     if !guest.reserve.is_empty() {
         let without = Guest { reserve: crate::guest::Reserve::default(), ..guest.clone() };
         if possible(&without, options) {
@@ -258,22 +246,62 @@ fn remedy(guest: &Guest, options: &Options, blocking: &[(Bdf, Bar)]) -> String {
             };
         }
     }
+    if options.high_above.is_some() && possible(guest, &Options { high_above: None, ..options.clone() }) {
+        return "let 64-bit BARs stay below 4G where they fit: no --high-above and no --all-high".to_owned();
+    }
     let wider = (guest.usable_phys_bits().saturating_add(1)..=WIDEST)
         .find(|bits| possible(&widened(guest, *bits), options));
     if let Some(bits) = wider {
         return format!("a guest with {bits} physical address bits");
     }
-    let mut functions: Vec<Bdf> = blocking.iter().map(|(bdf, _)| *bdf).collect();
-    functions.dedup();
-    let least = functions.iter().rev().find(|bdf| {
-        let mut without = guest.clone();
-        without.devices.retain(|device| device.bdf != **bdf);
-        possible(&without, options)
-    });
-    match least {
-        Some(bdf) => format!("leave out {bdf}"),
-        None => "leave out more than one of these devices".to_owned(),
+    let left_out = fewest_left_out(guest, options, blocking);
+    match left_out.as_slice() {
+        [] => "fewer of these devices".to_owned(),
+        [one] => format!("leave out {one}"),
+        [all @ .., last] => {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            format!("leave out {} and {last}", all.join(", "))
+        }
     }
+}
+
+/// Functions without which the rest fits: one if one will do, else as they come, those that could come back taken out
+/// again. Empty where not even that would do.
+fn fewest_left_out(guest: &Guest, options: &Options, blocking: &Conflict) -> Vec<Bdf> {
+    let without = |left_out: &[Bdf]| {
+        let mut guest = guest.clone();
+        guest.devices.retain(|device| {
+            !left_out.contains(&device.bdf) && !device.bridge.is_some_and(|above| left_out.contains(&above))
+        });
+        guest
+    };
+    let fits = |left_out: &[Bdf]| possible(&without(left_out), options);
+    let mut functions: Vec<Bdf> = blocking.items.iter().map(|item| item.bdf).rev().collect();
+    functions.dedup();
+    if let Some(one) = functions.iter().find(|bdf| fits(&[**bdf])) {
+        return vec![*one];
+    }
+    let mut left_out = Vec::new();
+    for _ in 0..guest.devices.len() {
+        let reduced = without(&left_out);
+        if possible(&reduced, options) {
+            break;
+        }
+        // One of each conflict that is left.
+        let next = conflicting(&reduced, options).items.last().map(|item| item.bdf);
+        match next {
+            Some(bdf) => left_out.push(bdf),
+            None => return Vec::new(),
+        }
+    }
+    for index in (0..left_out.len()).rev() {
+        let mut fewer = left_out.clone();
+        fewer.remove(index);
+        if fits(&fewer) {
+            left_out = fewer;
+        }
+    }
+    left_out
 }
 
 /// The largest powers of two that can be reserved, below and above, up to what was asked for.

@@ -46,6 +46,7 @@ mod tests {
     #[test]
     fn lines_are_those_of_a_recorded_loader() {
         let bar = |bdf: &str, reg, kind, size, prefetch, address| PlacedBar {
+            caching: crate::pci::Caching::Unknown,
             bdf: bdf.parse().unwrap(),
             reg,
             kind,

@@ -55,7 +55,7 @@ pub enum DescriptionError {
 pub fn parse(text: &str) -> Result<Guest, DescriptionError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let shape = |place: String, problem| DescriptionError::Shape { place, problem };
-    let guest: Guest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let mut guest: Guest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let place = match error.path().to_string() {
             path if path == "." => "guest description".to_owned(),
             path => path,
@@ -63,6 +63,7 @@ pub fn parse(text: &str) -> Result<Guest, DescriptionError> {
         shape(place, error.into_inner())
     })?;
     json.end().map_err(|problem| shape("after the guest description".to_owned(), problem))?;
+    guest.devices.iter_mut().try_for_each(resize)?;
     validate(&guest)?;
     Ok(guest)
 }
@@ -79,13 +80,19 @@ pub fn id(text: &str) -> Option<serde_json::Value> {
 /// What is wrong, and where.
 pub fn parse_device(text: &str) -> Result<Device, DescriptionError> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let device: Device = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let mut device: Device = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         DescriptionError::Shape { place: format!("device: {}", error.path()), problem: error.into_inner() }
     })?;
     json.end()
         .map_err(|problem| DescriptionError::Shape { place: "after the device".to_owned(), problem })?;
+    resize(&mut device)?;
     validate_device(&device)?;
     Ok(device)
+}
+
+/// Gives its resizable BARs the sizes that they are planned with.
+fn resize(device: &mut Device) -> Result<(), DescriptionError> {
+    device.resize().map_err(|problem| DescriptionError::Device { bdf: device.bdf, problem })
 }
 
 /// Whether a guest, from wherever it came, is one that a machine can have.
@@ -112,6 +119,11 @@ pub fn validate(guest: &Guest) -> Result<(), DescriptionError> {
     let huge = |size: &Size| size.get() > top.get();
     if [guest.reserve.low, guest.reserve.high].iter().chain(&guest.device_model_memory).any(huge) {
         return wrong("reserve or device_model_memory: more than 52 bits can hold".to_owned());
+    }
+    let ends_above =
+        |range: &crate::guest::MemoryRange| range.addr.checked_add(range.size).is_none_or(|end| end > top);
+    if guest.relaxed_memory.iter().any(ends_above) {
+        return wrong("relaxed_memory: ends above 52 bits".to_owned());
     }
     let mut seen = BTreeSet::new();
     for device in &guest.devices {

@@ -7,7 +7,7 @@
 
 use crate::address::{Range, Size};
 use crate::guest::AnyOf;
-use crate::pci::Sbdf;
+use crate::pci::{BarSetting, Caching, PlannedSize, Sbdf};
 
 /// A domain's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +213,10 @@ pub struct DomainConfig {
     pub arguments: Vec<String>,
     /// More arguments for QEMU (`device_model_args_hvm=`), which follow its machine.
     pub hvm_arguments: Vec<String>,
+    /// Sizes of resizable BARs (`pci_bar_size=`, a key of ours).
+    pub bar_sizes: Vec<BarSetting<PlannedSize>>,
+    /// How BARs are to be mapped (`pci_caching=`, a key of ours).
+    pub caching: Vec<BarSetting<Caching>>,
     /// Hot-plug space wanted, below and above 4 GiB together (`pci_reserve=`, a key of ours).
     pub reserve: Option<Size>,
     /// Hot-plug space wanted below 4 GiB (`pci_reserve_low=`, a key of ours).
@@ -264,6 +268,8 @@ impl DomainConfig {
             stub_domain: false,
             arguments: Vec::new(),
             hvm_arguments: Vec::new(),
+            bar_sizes: Vec::new(),
+            caching: Vec::new(),
             reserve: None,
             reserve_low: None,
             reserve_high: None,

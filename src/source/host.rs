@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Range};
 use crate::guest::HostCpu;
-use crate::pci::{Bar, BarKind, Bdf, BridgeRegisters, Device, MsiX, ResizableBar, Sbdf, SrIov};
+use crate::pci::{
+    Bar, BarKind, Bdf, BridgeRegisters, Device, MsiX, Resizable, ResizableBar, Sbdf, SrIov, VirtualBar,
+    VirtualFunctions,
+};
 use crate::source::{lspci, sysfs};
 
 /// A PCI function of a host.
@@ -169,6 +172,8 @@ impl HostDevice {
                 model: None,
                 sriov: None,
                 virtual_function: false,
+                resizable: Vec::new(),
+                caching: Vec::new(),
             },
             interface: None,
             unsized_bars: Vec::new(),
@@ -225,7 +230,45 @@ impl HostDevice {
                 bar.reg, bar.kind
             )));
         }
-        Ok(Device { bdf, header: 0x80, command: 0, int_line: 0, ..self.device.clone() })
+        let resizable = self.resizable.iter().filter_map(|bar| {
+            let sizes = bar.supported.clone();
+            Some(Resizable { reg: register(bar.index)?, sizes, plan: None })
+        });
+        Ok(Device {
+            bdf,
+            header: 0x80,
+            command: 0,
+            int_line: 0,
+            virtual_function: self.is_virtual(),
+            resizable: resizable.collect(),
+            ..self.device.clone()
+        })
+    }
+
+    /// What its virtual functions' BARs take, for a guest that is shown its SR-IOV capability.
+    ///
+    /// # Errors
+    ///
+    /// If the size of a VF BAR is not known, or how many virtual functions there can be.
+    pub fn virtual_functions(&self) -> Result<Option<VirtualFunctions>, HostError> {
+        let unknown = |problem: String| Err(HostError::Unknown { sbdf: self.sbdf, problem });
+        let Some(sriov) = &self.sriov else { return Ok(None) };
+        if sriov.total_vfs == 0 {
+            return Ok(None);
+        }
+        let mut bars = Vec::new();
+        for bar in &sriov.bars {
+            let Some(reg) = register(bar.index) else { continue };
+            let Some(size) = bar.size else {
+                return unknown(format!(
+                    "VF BAR {} ({}): its size is not known from this source, since neither the capability nor lspci tells it; \
+                     read the host's sysfs, whose resource file does",
+                    bar.index, bar.kind
+                ));
+            };
+            bars.push(VirtualBar { reg, kind: bar.kind, size, prefetch: bar.prefetch });
+        }
+        Ok(Some(VirtualFunctions { total_vfs: sriov.total_vfs, bars }))
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Size};
 use crate::pci::config_space::ConfigSpace;
-use crate::pci::{Bar, BarKind, Sbdf, SrIov, VfBar};
+use crate::pci::{Bar, BarKind, ResizableBar, Sbdf, SrIov, VfBar};
 use crate::source::host::{Capabilities, Host, HostDevice, HostError, UnsizedBar, register};
 use crate::source::platform;
 
@@ -134,6 +134,9 @@ impl Folder {
         }
         if let Some(sriov) = &mut device.sriov {
             self.vf_bars(sriov, &resources)?;
+        }
+        if device.resizable.is_empty() {
+            self.resizable_from_files(&mut device)?;
         }
         device.driver = self.link("driver");
         device.numa_node = self.read("numa_node")?.and_then(|text| text.trim().parse().ok());
@@ -317,6 +320,23 @@ impl Folder {
             system_page_size: None,
             bars: Vec::new(),
         }))
+    }
+
+    /// What the kernel's own files tell of resizable BARs to those who cannot read the capability: bit n of
+    /// `resourceN_resize` stands for 2^n MiB (pci-sysfs.c, __resource_resize_show).
+    fn resizable_from_files(&self, device: &mut HostDevice) -> Result<(), HostError> {
+        for index in 0..6 {
+            let file = format!("resource{index}_resize");
+            let Some(text) = self.read(&file)? else { continue };
+            let mask = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).map_err(|_| {
+                self.malformed(&file, Some(1), format!("\"{}\" is no hexadecimal number", text.trim()))
+            })?;
+            let supported =
+                (0..44).filter(|bit| (mask >> bit) & 1 == 1).map(|bit| Size::new(Size::MIB.get() << bit));
+            let current = device.bar(index).map(|bar| bar.size);
+            device.resizable.push(ResizableBar { index, current, supported: supported.collect() });
+        }
+        Ok(())
     }
 
     /// The kernel keeps the virtual functions' BARs as one resource each, for all functions together.

@@ -261,6 +261,7 @@ mod tests {
 
     fn bar(bdf: &str, reg: u8, kind: BarKind, size: u64, address: u64) -> PlacedBar {
         PlacedBar {
+            caching: crate::pci::Caching::Unknown,
             bdf: bdf.parse().unwrap(),
             reg,
             kind,

@@ -3,7 +3,9 @@
 
 use super::{DomainError, Surroundings, is_for};
 use crate::address::{Address, Range, Size};
-use crate::guest::{DEFAULT_HOLE, Guest, LARGEST_HOLE, MemoryMapEntry, RESERVED_TYPE, SMALLEST_HOLE};
+use crate::guest::{
+    DEFAULT_HOLE, Guest, LARGEST_HOLE, MemoryMapEntry, MemoryRange, RESERVED_TYPE, SMALLEST_HOLE,
+};
 use crate::layout::Warning;
 use crate::source::domain_config::{DomainConfig, HostDeviceName, RdmPolicy, RdmStrategy, Vga};
 
@@ -130,6 +132,7 @@ pub(super) fn layout(
         );
         warnings.push(Warning::new("ram-border-disagrees", message));
     }
+    let mut relaxed = Vec::new();
     reserved.retain(|entry| {
         let range = entry.range;
         let conflict = overlaps(Address::ZERO, low_end, range)
@@ -139,16 +142,21 @@ pub(super) fn layout(
             let outcome = if kept {
                 "libxl refuses that under the policy strict, unless the hole covers it"
             } else {
-                "under the policy relaxed the guest is not told of it"
+                "under the policy relaxed libxl does not tell the guest of it"
             };
             let message = format!("reserved device memory {range} meets the guest's RAM: {outcome}");
             warnings.push(Warning::new("reserved-memory-conflict", message));
+        }
+        if !kept {
+            relaxed.push(MemoryRange { addr: range.start(), size: range.size() });
         }
         kept
     });
     let frames = |address: Address| address.align_down(Size::FRAME).get() >> 12;
     let high_frames = if high.is_zero() { 0 } else { frames(high_end) };
     let mut guest = Guest::new(frames(low_end), high_frames, phys_bits);
+    // Under another hole RAM may not cover it, and libxl would tell the guest: no BAR lies there in any case.
+    guest.relaxed_memory = relaxed;
     let low_size = low_end.distance_from(LOW_MEMORY_START);
     guest.memory_map.push(MemoryMapEntry { addr: LOW_MEMORY_START, size: low_size, kind: RAM_TYPE });
     for entry in &reserved {

@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub host: Option<Host>,
     /// A QEMU to ask about devices that are not known here.
     pub ask_qemu: Option<PathBuf>,
+    /// Whether the device model shows physical functions' SR-IOV capability to the guest.
+    pub shows_sriov: bool,
 }
 
 /// Why no guest can be made of a configuration.
@@ -85,6 +87,9 @@ pub enum DomainError {
     /// A device of the host that nothing is known about.
     #[error("pci: {0}")]
     Host(#[from] HostError),
+    /// What a key of ours says of a BAR that the guest has not.
+    #[error("{0}: {1}")]
+    Setting(&'static str, String),
     /// Devices of the host, and no host.
     #[error("pci: {0}: which host? --host DIR, --lspci FILE, or run it there")]
     NoHost(Sbdf),
@@ -144,6 +149,10 @@ pub fn guest(
     }
     warnings.append(&mut board.warnings);
     guest.devices = board.devices;
+    let sized = config.bar_sizes.iter().try_for_each(|setting| setting.apply(&mut guest.devices));
+    sized.map_err(|problem| DomainError::Setting("pci_bar_size", problem))?;
+    let mapped = config.caching.iter().try_for_each(|setting| setting.apply(&mut guest.devices));
+    mapped.map_err(|problem| DomainError::Setting("pci_caching", problem))?;
     guest.device_model_memory = board.memory;
     Ok(guest)
 }
@@ -334,6 +343,9 @@ fn add_host_device(
         let guests = if entry.all_functions { function.bdf.function() } else { 0 };
         let bdf = Bdf::new(0, slot, guests).ok_or_else(|| DomainError::NoSlot(sbdf.to_string()))?;
         let mut device = host.device(function)?.for_guest(bdf)?;
+        if surroundings.shows_sriov {
+            device.sriov = host.device(function)?.virtual_functions()?;
+        }
         // xen_pt_bar_reg_init: the guest's register starts with the host's address in it.
         for bar in &mut device.bars {
             bar.value = bar.host_address.map_or(0, crate::address::Address::get);

@@ -217,6 +217,8 @@ pub(crate) fn blank(bdf: Bdf, (vendor, device): (u16, u16), class: u16) -> Devic
         model: None,
         sriov: None,
         virtual_function: false,
+        resizable: Vec::new(),
+        caching: Vec::new(),
     }
 }
 

@@ -415,6 +415,16 @@ fn reservations(settings: &mut Settings, config: &mut DomainConfig) -> Result<()
         let any = text.parse().map_err(|error: String| wrong(settings, name, &text, &error))?;
         config.reserve_any.push(any);
     }
+    let name = "pci_bar_size";
+    for text in one_or_several(settings, name) {
+        let setting = text.parse().map_err(|error: String| wrong(settings, name, &text, &error))?;
+        config.bar_sizes.push(setting);
+    }
+    let name = "pci_caching";
+    for text in one_or_several(settings, name) {
+        let setting = text.parse().map_err(|error: String| wrong(settings, name, &text, &error))?;
+        config.caching.push(setting);
+    }
     Ok(())
 }
 
