@@ -2,17 +2,21 @@
 //! What SR-IOV adds: virtual functions too small for a page, without their physical one, or without an address.
 
 use super::finding::{BarPlace, Code, Finding, Remedy, Severity, list};
-use crate::address::Size;
-use crate::pci::SrIov;
+use crate::address::{Address, Size};
+use crate::pci::{BarKind, SrIov, VfBar};
 use crate::source::host::{Host, HostDevice};
 
 pub(super) fn findings(host: &Host, page: Size) -> Vec<Finding> {
     let one = |device: &HostDevice| {
         let physical = device.sriov.as_ref().filter(|sriov| sriov.total_vfs > 0);
         let physical = physical.map(|sriov| {
-            [too_small(device, sriov, page), no_address(device, sriov), enabled(device, sriov)]
-                .into_iter()
-                .flatten()
+            let all = [
+                too_small(device, sriov, page),
+                no_address(device, sriov),
+                past_four_gib(device, sriov, page),
+                enabled(device, sriov),
+            ];
+            all.into_iter().flatten()
         });
         let own =
             device.is_virtual().then(|| [memory_enable(device), orphan(host, device)].into_iter().flatten());
@@ -85,6 +89,42 @@ fn no_address(device: &HostDevice, sriov: &SrIov) -> Option<Finding> {
             "pci=realloc",
             "switch on SR-IOV support (and \"Above 4G Decoding\") in the host's firmware; where it has no \
              such setting, let the kernel place the BARs anew",
+        ),
+    ))
+}
+
+/// VF BARs of 32 address bits that run past 4 GiB, where nobody reaches the last functions'.
+fn past_four_gib(device: &HostDevice, sriov: &SrIov, page: Size) -> Option<Finding> {
+    let past = |bar: &&VfBar| {
+        let end = bar.address.zip(bar.size).and_then(|(address, size)| {
+            address.checked_add(size.max(page).checked_mul(sriov.total_vfs.into())?)
+        });
+        bar.kind != BarKind::Mem64 && end.is_some_and(|end| end > Address::FOUR_GIB)
+    };
+    let bars: Vec<String> = sriov
+        .bars
+        .iter()
+        .filter(past)
+        .map(|bar| {
+            let (size, address) = (bar.size.unwrap_or_default(), bar.address.unwrap_or_default());
+            format!("VF BAR {} ({size} for each of {} from {address} on)", bar.index, sriov.total_vfs)
+        })
+        .collect();
+    if bars.is_empty() {
+        return None;
+    }
+    Some(finding(
+        Code::BeyondWidth,
+        Severity::Functional,
+        device,
+        format!(
+            "{} of {} have 32 address bits and end above 4G: the last functions are out of reach.",
+            list(bars),
+            device.sbdf
+        ),
+        Remedy::argument(
+            "pci=realloc",
+            "let the kernel place the BARs anew, or enable fewer virtual functions",
         ),
     ))
 }

@@ -34,6 +34,9 @@ pub struct Plan {
     choices: Choices,
     #[command(flatten)]
     look: LookArguments,
+    /// Say of the hole, every window, BAR and reservation why it is as it is (in JSON under the key explanation)
+    #[arg(long)]
+    explain: bool,
     /// Draw what the stock hvmloader of a release (the running one where none is named) does beside the plan
     #[arg(long, value_name = "X.Y.Z", num_args = 0..=1, require_equals = true, conflicts_with = "batch")]
     compare: Option<Option<Release>>,
@@ -124,8 +127,8 @@ impl Plan {
 
     /// Plans and writes the layout.
     pub fn run(&self, out: &mut dyn Write) -> Result<Answer, Failure> {
+        let options = Options { explain: self.explain, ..self.choices.options()? };
         if self.batch {
-            let options = self.choices.options()?;
             let host = if self.guest.host().is_named() { Some(self.guest.host().load()?) } else { None };
             return batch::run(&self.guest, out, |guest| {
                 let accepted = self.choices.safety.check(guest, None, options.maps_containing_page)?;
@@ -146,13 +149,16 @@ impl Plan {
         if let Some(release) = self.compare {
             return self.compare(out, loaded, release);
         }
-        let layout = self.choices.layout_of(loaded, &self.choices.options()?)?;
+        let layout = self.choices.layout_of(loaded, &options)?;
         match self.format {
             PlanFormat::Json => write_json(out, &layout)?,
             PlanFormat::Text => {
                 let names = self.look.names()?;
                 let look = Look { names: &|vendor, device| names.of(vendor, device), colour: colour() };
                 report::text::layout(out, &layout, &look)?;
+                if let Some(why) = &layout.explanation {
+                    report::reasons::explanation(out, &layout, why)?;
+                }
             }
             PlanFormat::Svg => {
                 let names = self.look.names()?;

@@ -5,10 +5,12 @@
 //! `layout/1`; [`check()`] says which of the rules a layout breaks.
 
 mod check;
+mod explanation;
 mod mtrr;
 mod refusal;
 
 pub use check::{Violation, check};
+pub use explanation::{BarReason, Explanation, ReservationReason, ResizableCosts, SizeCost, WindowReason};
 pub use mtrr::{VARIABLE_MTRRS, variable_mtrrs};
 pub use refusal::{Blocking, Code, Refusal};
 
@@ -73,6 +75,9 @@ pub struct Layout {
     /// `reserved` as it was planned, while attached devices use some of it; empty while none does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub promised: Vec<Reservation>,
+    /// Why it is as it is, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Box<Explanation>>,
 }
 
 /// Memory that no BAR may touch.
@@ -280,6 +285,7 @@ impl Default for Layout {
             devices: Vec::new(),
             hot_plugged: Vec::new(),
             promised: Vec::new(),
+            explanation: None,
         }
     }
 }

@@ -44,7 +44,17 @@ fn hole_of(index: u64) -> Size {
 /// Whether any hole has room for everything.
 pub fn possible(guest: &Guest, options: &Options) -> bool {
     let demand = Demand::of(guest, options);
-    io_places(&demand).is_some() && first_room(guest, &demand, holes(guest, options, &demand)).is_some()
+    let holes = holes(guest, options, &demand);
+    // The largest most often has, and then no other need be looked at.
+    let largest = *holes.end()..=*holes.end();
+    let has_room = |holes: &RangeInclusive<u64>| first_room(guest, &demand, holes.clone()).is_some();
+    io_places(&demand).is_some() && ((!holes.is_empty() && has_room(&largest)) || has_room(&holes))
+}
+
+/// The smallest hole with room for everything, if there is one.
+pub fn smallest_hole(guest: &Guest, options: &Options) -> Option<Size> {
+    let demand = Demand::of(guest, options);
+    Some(first_room(guest, &demand, holes(guest, options, &demand))?.hole)
 }
 
 /// The first of `holes` with room for everything, and the room it gives.

@@ -14,7 +14,7 @@ use crate::layout::Blocking;
 use crate::pci::{BarKind, Bdf};
 
 /// How many sets are tried to find a smaller one, and to thin one out.
-const MOST_SETS: usize = 400;
+const MOST_SETS: usize = 250;
 
 /// BARs that cannot all be placed, and that could if any one of them were not there.
 pub struct Conflict {

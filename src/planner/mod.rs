@@ -13,6 +13,7 @@ mod demand;
 pub(crate) mod free_space;
 mod high_window;
 mod keep;
+mod reasons;
 mod room;
 mod size_classes;
 mod why_not;
@@ -37,6 +38,8 @@ pub struct Options {
     pub accept_unaligned: bool,
     /// An earlier layout of this guest: what it placed stays where it is, as far as that can be.
     pub keep: Option<Box<Layout>>,
+    /// Whether the layout is to say why it is as it is.
+    pub explain: bool,
 }
 
 impl Options {
@@ -60,5 +63,10 @@ pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
         why_not::unaligned_on_host(guest)?;
     }
     let kept = options.keep.as_ref().and_then(|old| keep::layout(guest, options, old));
-    kept.or_else(|| choose::layout(guest, options)).ok_or_else(|| Box::new(why_not::explain(guest, options)))
+    let planned = kept.or_else(|| choose::layout(guest, options));
+    let mut layout = planned.ok_or_else(|| Box::new(why_not::explain(guest, options)))?;
+    if options.explain {
+        layout.explanation = Some(Box::new(reasons::explain(guest, options, &layout)));
+    }
+    Ok(layout)
 }

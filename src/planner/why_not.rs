@@ -21,7 +21,8 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     if let Some(refusal) = hole_is_in_the_way(guest, options) {
         return refusal;
     }
-    // No hole at all would do, so the one that is demanded is not to blame.
+    // No hole at all would do, so the one that is demanded is not to blame, though it might be in the way of a remedy.
+    let demanded = options.fixed_hole(guest).is_some();
     let options = &Options { resize_hole: true, built_hole: None, ..options.clone() };
     let none = bare(guest);
     if !possible(&none, options) {
@@ -33,7 +34,10 @@ pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     Refusal {
         code,
         message: format!("{} {cause}; {free}{}", blocking.sentence(guest), blocking.proof()),
-        remedy: remedy(guest, options, &blocking),
+        remedy: match remedy(guest, options, &blocking) {
+            remedy if demanded => format!("{remedy}, and no mmio_hole (or --resize-hole)"),
+            remedy => remedy,
+        },
         blocking: blocking.blocking(),
     }
 }

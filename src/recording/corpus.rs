@@ -53,6 +53,11 @@ impl Case {
         read(line, "line")
     }
 
+    /// The guest alone.
+    pub fn into_guest(self) -> Guest {
+        self.input
+    }
+
     /// What the model says this release's loader does with this guest.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod hotplug;
 pub mod loader_lines;
 pub mod map;
 pub mod prediction;
+pub mod reasons;
 pub mod shadow;
 pub mod svg;
 pub mod text;
