@@ -366,13 +366,20 @@ proptest! {
         }
         let mut other = guest.clone();
         let remedy = refusal.remedy.trim_end_matches(", and no mmio_hole (or --resize-hole)");
+        let remedy = match remedy.strip_prefix("ask for no hot-plug space, and ") {
+            None => remedy,
+            Some(rest) => {
+                other.reserve = Reserve::default();
+                rest
+            }
+        };
         if let Some(names) = remedy.strip_prefix("leave out 0").map(|rest| format!("0{rest}")) {
             let left_out: Vec<Bdf> = names.replace(" and ", ", ").split(", ").map(|bdf| bdf.parse().unwrap()).collect();
             other.devices.retain(|device| {
                 !left_out.contains(&device.bdf) && !device.bridge.is_some_and(|above| left_out.contains(&above))
             });
         } else if remedy.ends_with("physical address bits") {
-            other.phys_bits = u8::try_from(number_after(remedy, "a guest with ").unwrap()).unwrap();
+            other.phys_bits = u8::try_from(number_after(remedy, "give the guest ").unwrap()).unwrap();
             if let Some(cpu) = &mut other.cpu { cpu.phys_bits = guest.phys_bits; }
         } else if let Some(mib) = number_after(remedy, "mmio_hole=") {
             other.xenstore.insert("platform/mmio_hole_size".to_owned(), (mib * M).to_string());

@@ -130,7 +130,7 @@ impl Demand {
         };
         demand.reserve(guest.reserve.low, guest.page_size, WindowKind::Low);
         demand.reserve(guest.reserve.high, guest.page_size, WindowKind::High);
-        demand.stretches.sort_by(|a, b| b.shape.size.cmp(&a.shape.size));
+        demand.stretches.sort_by_key(|stretch| std::cmp::Reverse(stretch.shape.size));
         demand.count();
         demand
     }

@@ -256,10 +256,15 @@ fn remedy(guest: &Guest, options: &Options, blocking: &Conflict) -> String {
     let wider = (guest.usable_phys_bits().saturating_add(1)..=WIDEST)
         .find(|bits| possible(&widened(guest, *bits), options));
     if let Some(bits) = wider {
-        return format!("a guest with {bits} physical address bits");
+        return format!("give the guest {bits} physical address bits");
     }
     let left_out = fewest_left_out(guest, options, blocking);
     match left_out.as_slice() {
+        [] if !guest.reserve.is_empty() => {
+            let without = Guest { reserve: crate::guest::Reserve::default(), ..guest.clone() };
+            let blocking = conflicting(&without, options);
+            format!("ask for no hot-plug space, and {}", remedy(&without, options, &blocking))
+        }
         [] => "fewer of these devices".to_owned(),
         [one] => format!("leave out {one}"),
         [all @ .., last] => {
