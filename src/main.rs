@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         // A reader that has seen enough: nothing is wrong.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            if command_line.wants_json() {
+            if command_line.wants_json() && !matches!(failure, Failure::Answered(_)) {
                 // If this cannot be written either, the exit code and standard error still say it.
                 let _ = writeln!(out, "{}", failure.to_json()).and_then(|()| out.flush());
             }

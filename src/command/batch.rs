@@ -60,7 +60,7 @@ pub fn run<T: Serialize>(
     match worst {
         0 => Ok(Answer::Yes),
         1 => Ok(Answer::No),
-        _ => Err(Failure::Input("a line was malformed: its answer says what is wrong".to_owned())),
+        _ => Err(Failure::Answered("a line was malformed: its answer says what is wrong".to_owned())),
     }
 }
 

@@ -143,6 +143,9 @@ pub enum Failure {
     /// Bad arguments or input: exit code 2.
     #[error("{0}")]
     Input(String),
+    /// Bad input, which the answer that has been written names: exit code 2.
+    #[error("{0}")]
+    Answered(String),
     /// The surroundings failed (xenstore, QMP, sysfs, permission): exit code 3.
     #[error("{0}")]
     Environment(String),
@@ -163,7 +166,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 1,
-            Self::Input(_) => 2,
+            Self::Input(_) | Self::Answered(_) => 2,
             Self::Environment(_) | Self::Output(_) => 3,
         }
     }
@@ -178,7 +181,9 @@ impl Failure {
         };
         match self {
             Self::Refused(refusal) => serde_json::json!({ "error": refusal }),
-            Self::Input(message) => serde_json::json!({ "error": other(Code::InvalidInput, message) }),
+            Self::Input(message) | Self::Answered(message) => {
+                serde_json::json!({ "error": other(Code::InvalidInput, message) })
+            }
             Self::Environment(message) => serde_json::json!({ "error": other(Code::Environment, message) }),
             Self::Output(error) => serde_json::json!({ "error": other(Code::Environment, error) }),
         }

@@ -122,7 +122,7 @@ enum PlanFormat {
 impl Plan {
     /// Whether a failure is to be JSON.
     pub fn wants_json(&self) -> bool {
-        self.format == PlanFormat::Json && !self.batch
+        self.format == PlanFormat::Json
     }
 
     /// Plans and writes the layout.

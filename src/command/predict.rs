@@ -100,7 +100,7 @@ struct Report<'a> {
 impl Predict {
     /// Whether a failure is to be JSON.
     pub fn wants_json(&self) -> bool {
-        self.format == PredictFormat::Json && !self.batch
+        self.format == PredictFormat::Json
     }
 
     /// Predicts and writes what will happen.

@@ -312,7 +312,7 @@ fn text(out: &mut dyn Write, report: &Report) -> std::io::Result<()> {
 fn answer(report: &Report) -> Result<Answer, Failure> {
     if let Some(Failed { file, line, message }) = report.failed.first() {
         let count = report.failed.len();
-        return Err(Failure::Input(format!(
+        return Err(Failure::Answered(format!(
             "{count} cannot be replayed, the first: {file}: line {line}: {message}"
         )));
     }

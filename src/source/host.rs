@@ -226,7 +226,7 @@ impl HostDevice {
         }
         if let Some(bar) = self.unsized_bars.first() {
             return Err(unknown(format!(
-                "BAR 0x{:02x} ({}): its size is not known from this source; read the host's sysfs, or let lspci do so",
+                "BAR 0x{:02x} ({}): its size is not told: lspci prints none for it; a copy of the host's sysfs (--host) has it",
                 bar.reg, bar.kind
             )));
         }

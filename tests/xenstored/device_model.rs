@@ -36,6 +36,7 @@ fn dm_args_are_the_border_and_the_slots_of_the_stored_layout(kind: Kind) {
     assert_eq!(lines, ["-machine", &machine, "-device", &devices[0], "-device", &devices[1]]);
 
     let json: Value = serde_json::from_str(&dm_args(&daemon, &["--format", "json"]).succeeded()).unwrap();
+    crate::schema::check("dm-args-1", &json);
     assert_eq!((&json["schema"], &json["domid"]), (&"dm-args/1".into(), &7.into()));
     assert_eq!(json["arguments"], serde_json::json!(["-machine", machine]));
     assert_eq!(json["devices"][1]["arguments"][1], devices[1].as_str());

@@ -20,6 +20,8 @@ mod helper;
 mod permissions;
 mod places;
 mod proxy;
+#[path = "../common/schema.rs"]
+mod schema;
 mod storing;
 mod storm;
 mod updating;

@@ -96,6 +96,7 @@ fn stored(daemon: &Daemon) -> (PathBuf, Value) {
     let guest = guest(&daemon.directory, "one", &SIZES);
     apply(&daemon.socket(), 7, &guest).succeeded();
     let layout = serde_json::from_str(&show(&daemon.socket(), 7).succeeded()).unwrap();
+    crate::schema::check("layout-1", &layout);
     (guest, layout)
 }
 
@@ -108,6 +109,7 @@ fn verify(daemon: &Daemon, socket: &Path, log: &Path, more: &[&str]) -> Outcome 
 /// The codes of the disagreements, with the exit code that they must have.
 fn codes(outcome: Outcome) -> Vec<String> {
     let json: Value = serde_json::from_str(&outcome.out).unwrap_or_else(|_| panic!("{outcome:?}"));
+    crate::schema::check("verify-1", &json);
     let found = json["disagreements"].as_array().unwrap();
     assert_eq!(json["schema"], "verify/1");
     assert_eq!(
