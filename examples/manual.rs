@@ -29,6 +29,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let man = directory.join("man");
     fs::create_dir_all(&man)?;
     clap_mangen::generate_to(CommandLine::command(), &man)?;
+    for page in fs::read_dir(&man)? {
+        let page = page?.path();
+        // What stands after the options are examples; clap_mangen has no other name for it than this.
+        fs::write(&page, fs::read_to_string(&page)?.replace(".SH EXTRA", ".SH EXAMPLES"))?;
+    }
     for (name, section, about, sources) in PAGES {
         let mut page = Page::new(name, section, about);
         for source in sources {

@@ -189,12 +189,23 @@ fn what_a_stock_loader_puts_on_top_of_each_other_or_nowhere_is_marked() {
 fn the_readme_s_figure_is_what_plan_draws() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["plan", "--format", "svg", "--pci-ids", "tests/pci.ids", "--host", "examples/consumer-gpu/host"])
+        .args([
+            "plan",
+            "--format",
+            "svg",
+            "--pci-ids",
+            "tests/pci.ids",
+            "--host",
+            "examples/consumer-gpu/host",
+        ])
         .arg("examples/consumer-gpu/guest.cfg")
         .output()
         .unwrap();
     let drawn = String::from_utf8(output.stdout).unwrap();
-    assert!(drawn == include_str!("../docs/consumer-gpu.svg"), "the same command writes docs/consumer-gpu.svg anew");
+    assert!(
+        drawn == include_str!("../docs/consumer-gpu.svg"),
+        "the same command writes docs/consumer-gpu.svg anew"
+    );
 }
 
 #[test]
