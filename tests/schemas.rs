@@ -72,7 +72,7 @@ fn layouts() {
     }
     schema::check(
         "layout-1",
-        &json(&["plan", "--resize-hole", "--format", "json", "-"], &rich().to_string()),
+        &json(&["plan", "--explain", "--resize-hole", "--format", "json", "-"], &rich().to_string()),
     );
     let schemas = [schema::strict("layout-1"), schema::strict("error")];
     let guests: String = (0..300).map(|number| format!("{}\n", fleet::guest(number))).collect();
