@@ -156,9 +156,9 @@ fn convert(domain: Domain, warnings: &mut Vec<Warning>) -> Result<DomainConfig, 
     config.memory = kibibytes("b_info.target_memkb", b_info.target_memkb)?;
     config.maxmem = kibibytes("b_info.max_memkb", b_info.max_memkb)?.or(config.memory);
     config.video_memory = kibibytes("b_info.video_memkb", b_info.video_memkb)?;
-    if !hvm.mmio_hole_computed {
-        config.mmio_hole = kibibytes("b_info.type.hvm.mmio_hole_memkb", hvm.mmio_hole_memkb)?;
-    }
+    // 0 is what libxl makes of no hole (libxl__domain_build_info_setdefault), before its helper gets the configuration.
+    let hole = hvm.mmio_hole_memkb.filter(|hole| *hole != 0 && !hvm.mmio_hole_computed);
+    config.mmio_hole = kibibytes("b_info.type.hvm.mmio_hole_memkb", hole)?;
     config.rdm_boundary = kibibytes("b_info.type.hvm.rdm_mem_boundary_memkb", hvm.rdm_mem_boundary_memkb)?;
     config.hap = c_info.hap.get();
     config.acpi = b_info.acpi.get().or(hvm.acpi.get());
@@ -313,6 +313,7 @@ mod tests {
             hole(r#""mmio_hole_memkb":1048576,"mmio_hole_computed":true,"pci_layout_data":"{}""#),
             None
         );
+        assert_eq!(hole(r#""mmio_hole_memkb":0"#), None);
         let device = |pci| parsed("", pci).pci.remove(0).device;
         assert_eq!(device(r#""name":"gpu""#), HostDeviceName::Name("gpu".to_owned()));
         let found = Sbdf { segment: 0, bdf: Bdf::new(0x3b, 0, 0).unwrap() };
