@@ -97,9 +97,12 @@ impl Page {
                 Event::Start(Tag::Strong | Tag::Link { .. } | Tag::Emphasis) | Event::End(TagEnd::Link) => {}
                 Event::End(TagEnd::Heading(level)) => {
                     let heading = std::mem::take(&mut self.text);
-                    // The page's title is its NAME.
-                    if level != HeadingLevel::H1 {
-                        self.line(format_args!(".SH {}", heading.to_uppercase()));
+                    // The page's title is its NAME; a quote would be the request's own.
+                    let heading = heading.replace('"', "\\(dq");
+                    match level {
+                        HeadingLevel::H1 => {}
+                        HeadingLevel::H2 => self.line(format_args!(".SH {heading}")),
+                        _ => self.line(format_args!(".SS {heading}")),
                     }
                 }
                 Event::End(TagEnd::Paragraph) => {
