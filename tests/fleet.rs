@@ -110,8 +110,9 @@ fn peak_after(count: u64) -> u64 {
         input
     });
     // The last chunk and what the buffers hold are still to come.
-    let answered = BufReader::new(child.stdout.as_mut().unwrap()).lines().take(count as usize - 500).count();
-    assert_eq!(answered as u64, count - 500);
+    let expected = usize::try_from(count).unwrap() - 500;
+    let answered = BufReader::new(child.stdout.as_mut().unwrap()).lines().take(expected).count();
+    assert_eq!(answered, expected);
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();
