@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use qapi::{Qmp, qmp};
 use xen_pci_layout::address::Address;
 use xen_pci_layout::hotplug::{Present, forecast, observe};
-use xen_pci_layout::layout::{Layout, LayoutDevice, PlacedBar, Window, WindowKind};
+use xen_pci_layout::layout::{BridgeWindows, Layout, LayoutDevice, PlacedBar, Window, WindowKind};
 use xen_pci_layout::pci::{Bar, Bdf, Device, PresentFunction};
 use xen_pci_layout::source::present;
 
@@ -33,7 +33,7 @@ use xen_pci_layout::source::present;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Attach what follows a plus at that slot, several functions with `&` between them; detach what sits at the slot that
-/// follows a minus.
+/// follows a minus. `b` before the slot: on the bus behind the bridge.
 const SEQUENCES: &[&[&str]] = &[
     &["+5 edu & pci-testdev,membar=256M", "+6 edu", "-5", "+7 pci-testdev,membar=64M"],
     &[
@@ -42,6 +42,8 @@ const SEQUENCES: &[&[&str]] = &[
         "-5",
         "+7 edu & edu",
     ],
+    &["+b5 edu", "+b6 rtl8139,romfile=", "+b7 nvme,serial=a", "-b6", "+b8 sdhci-pci & rtl8139,romfile="],
+    &["+b5 pci-testdev,membar=8M", "+b6 pci-testdev,membar=256M", "+5 pci-testdev,membar=8M", "+b7 e1000"],
     &["+5 pci-testdev,membar=64M"],
     &["+5 nvme,serial=a"],
     &["+5 edu"],
@@ -93,6 +95,40 @@ const SEQUENCES: &[&[&str]] = &[
     &["+5 bochs-display", "+6 secondary-vga", "-5", "+7 nvme,serial=a", "+8 bochs-display"],
 ];
 
+/// Where the bridge is, and the number of the bus behind it.
+const BRIDGE: &str = "00:03.0";
+const BEHIND: u8 = 1;
+
+/// A slot on the root bus or behind the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    behind: bool,
+    number: u8,
+}
+
+impl Slot {
+    fn parse(text: &str) -> Self {
+        let number = text.trim_start_matches('b').parse().unwrap();
+        Self { behind: text.starts_with('b'), number }
+    }
+
+    fn function(self, function: u8) -> Bdf {
+        Bdf::new(if self.behind { BEHIND } else { 0 }, self.number, function).unwrap()
+    }
+
+    fn has(self, bdf: Bdf) -> bool {
+        (bdf.bus(), bdf.slot()) == (self.function(0).bus(), self.number)
+    }
+
+    fn id(self, function: u8) -> String {
+        format!("{}{}f{function}", if self.behind { "b" } else { "d" }, self.number)
+    }
+
+    fn bridge(self) -> Option<Bdf> {
+        self.behind.then(|| BRIDGE.parse().unwrap())
+    }
+}
+
 /// A running guest.
 struct Guest {
     qemu: Child,
@@ -103,6 +139,7 @@ struct Guest {
     /// How much of that was read.
     read: usize,
     windows: Vec<Window>,
+    bridge: BridgeWindows,
     _directory: tempfile::TempDir,
 }
 
@@ -135,7 +172,9 @@ impl Guest {
                 "-no-reboot",
                 "-nodefaults",
             ])
-            .args(["-device", "VGA", "-audiodev", "none,id=none"])
+            .args(["-device", "VGA,addr=2", "-audiodev", "none,id=none"])
+            .args(["-device", "pci-bridge,id=br,chassis_nr=1,addr=3"])
+            .args(["-device", "pci-testdev,membar=32M,bus=br,addr=1f"])
             .args(["-kernel", &variable("FORECAST_KERNEL"), "-initrd", &variable("FORECAST_INITRD")])
             .args(["-append", "console=ttyS0 panic=-1 loglevel=7"])
             .arg("-serial")
@@ -147,20 +186,37 @@ impl Guest {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
+        let windows = Vec::new();
+        let bridge =
+            BridgeWindows { bdf: BRIDGE.parse().unwrap(), memory: None, prefetchable: None, io: None };
         let mut guest =
-            Self { qemu, console, lists, socket, read: 0, windows: Vec::new(), _directory: directory };
+            Self { qemu, console, lists, socket, read: 0, windows, bridge, _directory: directory };
         let resources = guest.settle();
         let log = std::fs::read_to_string(&guest.console).unwrap();
         let checked = |version: &&&str| log.contains(&format!("Linux version {version}."));
         let version = forecast::CHECKED_ON.iter().find(checked);
         println!("Linux {}", version.expect("a kernel of forecast::CHECKED_ON"));
+        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+        let bounds = |text: &str| {
+            let range = text.split_whitespace().next().unwrap().trim_end_matches(']');
+            let (first, last) = range.split_once('-').unwrap();
+            (Address::new(number(first)), Address::new(number(last) + 1))
+        };
         for line in log.lines() {
+            // The last that is said of a window counts.
+            if let Some((_, window)) = line.split_once("0000:00:03.0:   bridge window [") {
+                let (kind, range) = window.split_once(' ').unwrap();
+                let place = match kind {
+                    "io" => &mut guest.bridge.io,
+                    _ if range.contains("pref") => &mut guest.bridge.prefetchable,
+                    _ => &mut guest.bridge.memory,
+                };
+                *place = Some(bounds(range.trim_start()));
+            }
             let Some((_, window)) = line.split_once("pci_bus 0000:00: root bus resource [mem ") else {
                 continue;
             };
-            let (first, last) = window.split(' ').next().unwrap().split_once('-').unwrap();
-            let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
-            let (start, end) = (Address::new(number(first)), Address::new(number(last) + 1));
+            let (start, end) = bounds(window);
             if start.get() >= 1 << 20 {
                 let kind = if start < Address::FOUR_GIB { WindowKind::Low } else { WindowKind::High };
                 guest.windows.push(Window { kind, start, end });
@@ -201,12 +257,12 @@ impl Guest {
     }
 
     /// Takes what sits in a slot out of the guest, and waits until QEMU has let go of it too.
-    fn remove(&mut self, slot: u8) -> Resources {
-        self.command(&format!("device_del d{slot}"));
-        let now = self.settle_until(|now| now.keys().all(|bdf| bdf.slot() != slot));
+    fn remove(&mut self, slot: Slot) -> Resources {
+        self.command(&format!("device_del {}", slot.id(0)));
+        let now = self.settle_until(|now| !now.keys().any(|bdf| slot.has(*bdf)));
         let started = Instant::now();
-        while self.functions().iter().any(|function| function.bdf.slot() == slot) {
-            assert!(started.elapsed() < PATIENCE, "QEMU keeps what was in slot {slot}");
+        while self.functions().iter().any(|function| slot.has(function.bdf)) {
+            assert!(started.elapsed() < PATIENCE, "QEMU keeps what was in {slot:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
         now
@@ -271,11 +327,13 @@ fn layout(guest: &Guest, now: &Resources, functions: &[PresentFunction]) -> Layo
     let mut layout = Layout::default();
     layout.phys_bits = 40;
     layout.windows = guest.windows.clone();
+    layout.bridges = vec![guest.bridge];
     for (&bdf, resources) in now {
         let known = functions.iter().find(|function| function.bdf == bdf).unwrap();
         let class = if known.vendor == 0x1234 && known.device == 0x1111 { 0x0300 } else { 0 };
         let (vendor, device) = (known.vendor, known.device);
-        layout.devices.push(LayoutDevice::new(bdf, (vendor, device), class));
+        let bridge = (bdf.bus() == BEHIND).then(|| BRIDGE.parse().unwrap());
+        layout.devices.push(LayoutDevice { bridge, ..LayoutDevice::new(bdf, (vendor, device), class) });
         for (index, &(start, size, flags)) in resources.iter().enumerate().take(7) {
             if size == 0 || flags & (FIXED | UNSET) != 0 || start == 0 {
                 continue;
@@ -315,39 +373,44 @@ fn outcome(device: &Device, resources: &[(u64, u64, u64)]) -> Vec<(u8, Option<u6
 fn linux_puts_every_hot_added_bar_where_the_forecast_says() {
     let (mut guest, mut now) = Guest::boot();
     assert!(guest.windows.iter().any(|window| window.kind == WindowKind::High), "{:?}", guest.windows);
-    println!("windows: {:x?}", guest.windows);
+    println!("windows: {:x?}, {:x?}", guest.windows, guest.bridge);
+    assert!(
+        guest.bridge.memory.is_some() && guest.bridge.prefetchable.is_some() && guest.bridge.io.is_some()
+    );
     let (mut bars, mut wrong) = (0, Vec::new());
     for (number, sequence) in SEQUENCES.iter().enumerate() {
-        let mut there: Vec<u8> = Vec::new();
+        let mut there: Vec<Slot> = Vec::new();
         for step in *sequence {
             let before = layout(&guest, &now, &guest.functions());
             if let Some(slot) = step.strip_prefix('-') {
-                now = guest.remove(slot.parse().unwrap());
-                there.retain(|other| other.to_string() != slot);
+                let slot = Slot::parse(slot);
+                now = guest.remove(slot);
+                there.retain(|other| *other != slot);
                 continue;
             }
             let (slot, drivers) = step[1..].split_once(' ').unwrap();
-            let slot: u8 = slot.parse().unwrap();
+            let slot = Slot::parse(slot);
             let drivers: Vec<&str> = drivers.split(" & ").collect();
+            let bus = if slot.behind { ",bus=br" } else { "" };
             // Function 0 comes last: QEMU tells the guest then.
-            for (function, driver) in drivers.iter().enumerate().rev() {
-                let id = if function == 0 { format!("d{slot}") } else { format!("d{slot}f{function}") };
+            for (function, driver) in (0..).zip(&drivers).collect::<Vec<(u8, _)>>().into_iter().rev() {
+                let (id, number) = (slot.id(function), slot.number);
                 let several = if drivers.len() > 1 { ",multifunction=on" } else { "" };
-                guest.command(&format!("device_add {driver}{several},addr={slot}.{function},id={id}"));
+                guest.command(&format!(
+                    "device_add {driver}{several}{bus},addr=0x{number:x}.{function},id={id}"
+                ));
             }
             let count = u8::try_from(drivers.len()).unwrap();
-            let all = |now: &Resources| {
-                (0..count).all(|number| now.contains_key(&Bdf::new(0, slot, number).unwrap()))
-            };
+            let all = |now: &Resources| (0..count).all(|number| now.contains_key(&slot.function(number)));
             now = guest.settle_until(all);
             there.push(slot);
             let functions = guest.functions();
             let added: Vec<Device> = (0_u8..)
                 .zip(&drivers)
                 .map(|(number, _)| {
-                    let bdf = Bdf::new(0, slot, number).unwrap();
+                    let bdf = slot.function(number);
                     let function = functions.iter().find(|function| function.bdf == bdf).unwrap();
-                    device(function, &now[&bdf])
+                    Device { bridge: slot.bridge(), ..device(function, &now[&bdf]) }
                 })
                 .collect();
             for device in &added {
