@@ -313,11 +313,16 @@ fn a_layout_with_a_bridge_is_planned_and_not_stored() {
     let (code, out, error) = run(directory.path(), &["plan", "--format", "json", "guest.json"]);
     assert_eq!(code, 0, "{error}");
     assert!(out.contains("\"bridges\""));
+    std::fs::write(directory.path().join("layout.json"), out).unwrap();
     if cfg!(feature = "xenstore") {
         let (code, out, _) =
             run(directory.path(), &["apply", "--domid", "1", "--format", "json", "guest.json"]);
         let answer: Value = serde_json::from_str(&out).unwrap();
         assert_eq!((code, &answer["error"]["code"]), (1, &json!("unsafe")));
         assert!(answer["error"]["message"].as_str().unwrap().contains("numbers the buses"), "{answer}");
+        assert_eq!(answer["error"]["blocking"].as_array().unwrap().len(), 1, "what lies behind it");
+        let stored = ["apply", "--domid", "1", "--stored", "--format", "json", "layout.json"];
+        let (code, out, _) = run(directory.path(), &stored);
+        assert!(code == 1 && out.contains("numbers the buses"), "{out}");
     }
 }

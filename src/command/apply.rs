@@ -9,9 +9,10 @@ use super::plan::Choices;
 use super::predict::Loader;
 use super::{Answer, Failure, Format, GuestArguments, layout_file, write_json};
 use crate::address::Size;
-use crate::guest::{Guest, SMALLEST_HOLE};
+use crate::guest::SMALLEST_HOLE;
 use crate::hvmloader;
 use crate::layout::{Blocking, Code, Refusal};
+use crate::pci::Bdf;
 use crate::planner::Options;
 use crate::report;
 use crate::xenstore::{Domid, Store, Written};
@@ -45,20 +46,20 @@ pub struct Apply {
     format: Format,
 }
 
-/// Refuses a guest with bridges: what lies behind one is planned, and nobody in today's Xen HVM guest would find it.
-fn no_bridges(guest: &Guest) -> Result<(), Box<Refusal>> {
-    let Some(bridge) = guest.devices.iter().find(|device| device.is_bridge()) else { return Ok(()) };
-    let behind = guest.devices.iter().filter(|device| device.bridge == Some(bridge.bdf));
-    let blocking = behind.flat_map(|device| {
-        device.bars.iter().map(|bar| Blocking { bdf: device.bdf, reg: bar.reg, size: bar.size })
-    });
+/// Refuses a layout with bridges: what lies behind one is planned, and nobody in today's Xen HVM guest would find it.
+fn no_bridges(
+    mut bridges: impl Iterator<Item = Bdf>,
+    bars: impl Iterator<Item = Blocking>,
+) -> Result<(), Box<Refusal>> {
+    let Some(bridge) = bridges.next() else { return Ok(()) };
+    let blocking = bars.filter(|bar| bar.bdf.bus() != 0);
     Err(Box::new(Refusal {
         code: Code::Unsafe,
         message: format!(
-            "{} is a PCI-to-PCI bridge: in a Xen HVM guest of today nobody numbers the buses behind one (hvmloader scans bus 0 \
-             alone and takes a bridge's bus numbers and windows for BARs, SeaBIOS leaves PCI alone under Xen), so what lies \
-             behind it would never appear; nothing is stored",
-            bridge.bdf
+            "{} is a PCI-to-PCI bridge: in a Xen HVM guest of today nobody numbers the buses behind one (hvmloader scans \
+             bus 0 alone and takes a bridge's bus numbers and windows for BARs, SeaBIOS leaves PCI alone under Xen), so \
+             what lies behind it would never appear; nothing is stored",
+            bridge
         ),
         blocking: blocking.collect(),
         remedy: "put the devices on bus 0, without a bridge; plan shows the layout with the bridge on paper"
@@ -78,10 +79,18 @@ impl Apply {
             return self.compare(out);
         }
         let (store, layout) = if self.stored {
-            (Store::open()?, layout_file::read(&self.guest.guest)?)
+            let layout = layout_file::read(&self.guest.guest)?;
+            let bars = layout.bars.iter();
+            let bars = bars.map(|bar| Blocking { bdf: bar.bdf, reg: bar.reg, size: bar.size });
+            no_bridges(layout.bridges.iter().map(|bridge| bridge.bdf), bars)?;
+            (Store::open()?, layout)
         } else {
             let loaded = self.guest.load()?;
-            no_bridges(&loaded.guest)?;
+            let devices = loaded.guest.devices.iter();
+            let bars = devices.clone().flat_map(|device| {
+                device.bars.iter().map(|bar| Blocking { bdf: device.bdf, reg: bar.reg, size: bar.size })
+            });
+            no_bridges(devices.filter(|device| device.is_bridge()).map(|device| device.bdf), bars)?;
             let store = Store::open()?;
             let mut options = self.choices.options()?;
             if self.built {
