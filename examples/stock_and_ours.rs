@@ -4,7 +4,7 @@
 //!
 //! `cargo run --release --example stock_and_ours`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -79,7 +79,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?;
     }
     writeln!(out, "\n{} guests do well in every row.", common.len())?;
+    let (plans, stocks) = rows.split_at(2);
+    for row in plans {
+        let refused =
+            |at: &usize| row.guests.get(*at).is_some_and(|(trouble, _)| *trouble == Trouble::NoLayout);
+        let missed =
+            (0..guests.len()).filter(refused).filter(|at| stocks.iter().any(|row| well(row, *at))).count();
+        writeln!(out, "{missed} guests do well under some stock loader, and {} finds no layout.", row.name)?;
+    }
+    writeln!(out)?;
+    writeln!(out, "| a plan is refused for | guests |\n|---|---|")?;
+    refusals(&guests).iter().try_for_each(|(reason, count)| writeln!(out, "| {reason} | {count} |"))?;
     Ok(())
+}
+
+/// Why plans are refused.
+fn refusals(guests: &[Guest]) -> BTreeMap<String, u64> {
+    let free = Options { resize_hole: true, ..Options::default() };
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    for guest in guests {
+        let Err(refusal) = plan(guest, &Options::default()) else { continue };
+        let reason = match plan(guest, &free) {
+            Ok(_) => "the demanded hole: another would do".to_owned(),
+            Err(_) if refusal.blocking.is_empty() => format!("RAM itself ({:?})", refusal.code),
+            Err(_) if refusal.blocking.len() == 1 => format!("one BAR alone ({:?})", refusal.code),
+            Err(_) => format!("several BARs together ({:?})", refusal.code),
+        };
+        let count = reasons.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+    reasons
 }
 
 /// The corpus's guests, each once, that a machine can have.
