@@ -3,7 +3,7 @@
 //!
 //! Worlds of up to 128 cells: all below 8 GiB in cells of 64 MiB, or two stretches of pages where all else is barred. The
 //! search knows nothing of blocks that nest, of powers of two, or of what the planner takes for best; it shares no code
-//! with it. `cargo test` looks at some thousand worlds; more: `SEARCH_WORLDS=1000000 cargo test --release --test
+//! with it. `cargo test` looks at some hundred worlds; more: `SEARCH_WORLDS=1000000 cargo test --release --test
 //! planner_search`.
 #![allow(
     clippy::arithmetic_side_effects,
@@ -329,7 +329,7 @@ prop_compose! {
 
 /// How many worlds of each kind.
 fn worlds() -> u32 {
-    std::env::var("SEARCH_WORLDS").map_or(600, |count| count.parse().unwrap())
+    std::env::var("SEARCH_WORLDS").map_or(200, |count| count.parse().unwrap())
 }
 
 proptest! {
