@@ -509,10 +509,13 @@ fn every_answer_of_a_long_sequence_is_right() {
     assert!([yes, no, again, taken, detached, advised].iter().all(|count| *count >= 5), "{said}");
 }
 
+/// Where a card is, its identity (vendor, device, class with interface), and its BARs: size, flags.
+type Card = (&'static str, (u16, u16, u32), &'static [(u64, u64)]);
+
 /// A host with five cards, one of them with two functions, each BAR on pages of its own.
 fn host() -> common::Tree {
     let tree = common::Tree::new();
-    let cards: [(&str, (u16, u16, u32), &[(u64, u64)]); 6] = [
+    let cards: [Card; 6] = [
         (
             "0000:3b:00.0",
             (0x10de, 0x2204, 0x03_0000),
