@@ -11,6 +11,16 @@ fail() {
     exit 1
 }
 
+# The loader that libxl gives to guests, and where an earlier scenario may have put ours.
+LOADER=/usr/lib/xen-4.17/boot/hvmloader
+if grep -q " $LOADER " /proc/mounts; then umount "$LOADER"; fi
+
+# patched_toolstack: from here on xl and libxl are ours, and so is the loader in the place where libxl looks for one.
+patched_toolstack() {
+    mount --bind "/patched$LOADER" "$LOADER" || fail "no patched loader"
+    xl() { LD_LIBRARY_PATH=/patched/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH /patched/usr/lib/xen-4.17/bin/xl "$@"; }
+}
+
 # note TEXT: a line of the scenario's own account, with dom0's uptime.
 note() { printf '[%7.1f] %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$*"; }
 
@@ -97,6 +107,13 @@ ask() {
     tail -n "+$((lines + 1))" "$log" | grep -q "^$tag done" || fail "the guest says that it failed: $*"
 }
 
+# tell NAME COMMAND...: the same where no answer is to be had.
+tell() {
+    tty=$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty") || fail "$1 has no console"
+    shift
+    echo "told $*" >"$tty"
+}
+
 # stop NAME: there is nothing in a guest to lose.
 stop() {
     xl destroy "$1" 2>"$RESULTS/$1/xl-destroy.log" || fail "xl destroy $1"
@@ -124,6 +141,21 @@ attach() {
 detach() {
     xl pci-detach "$1" "$2" >"$RESULTS/$1/detach-$2.log" 2>&1 || { cat "$RESULTS/$1/detach-$2.log"; fail "xl pci-detach $1 $2"; }
     ask "$1" await "0000:$3" absent 30
+}
+
+# verified NAME [CODE...]: `verify` finds these disagreements, each of them at least once, and no others; its answer is verify.json.
+verified() {
+    verified_name=$1
+    verified_file=$RESULTS/$1/verify.json
+    shift
+    status=0
+    xen-pci-layout verify --domid "$(xl domid "$verified_name")" --format json >"$verified_file" 2>"$verified_file.err" || status=$?
+    found=$(jq -r '[.disagreements[].code] | unique | join(" ")' "$verified_file")
+    if [ "$found" != "$*" ] || [ "$status" != "$(($# > 0))" ]; then
+        cat "$verified_file" "$verified_file.err"
+        fail "$verified_name: verify ends with $status and finds: $found"
+    fi
+    note "$verified_name: verify: ${*:-all agree} ($(jq -r '.compared.bars' "$verified_file") BARs; $(jq -r '[.notes[].code] | unique | join(" ")' "$verified_file"))"
 }
 
 # expect TEXT FILE: FILE has a line with TEXT, which is printed.
@@ -204,6 +236,7 @@ boot_planned() {
     xl unpause "$1"
     await_ready "$1"
     check_layout "$1" "$RESULTS/$1/layout.json"
+    verified "$1"
 }
 
 # at NAME BDF REG: where the guest's function has that BAR by the stored layout, in C's notation.

@@ -14,8 +14,10 @@
  *   TAG memory BDF                sets the function's memory enable bit
  *   TAG config BDF OFFSET VALUE   a 32-bit write to the function's configuration space: moves a BAR, switches decode off
  *   TAG rescan                    has the kernel look at every slot of every bus again
+ *   TAG store read|write|remove PATH [VALUE]   a request to xenstore; prints the value, or the error that came back
  *   TAG await BDF present|absent SECONDS   waits for hot-plug, then until the kernel's log is quiet
  *   TAG poweroff
+ *   TAG reboot
  */
 #include <dirent.h>
 #include <errno.h>
@@ -32,6 +34,12 @@
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
+
+/* xen/io/xs_wire.h */
+enum { XS_READ = 2, XS_WRITE = 11, XS_RM = 13, XS_ERROR = 16 };
+struct xsd_sockmsg {
+    uint32_t type, req_id, tx_id, len;
+};
 
 #define DEVICES "/sys/bus/pci/devices"
 #define KLOG_READ_ALL 3
@@ -221,6 +229,35 @@ static int rescan(void)
     return result;
 }
 
+/* One request on a connection of its own.  A refusal is an answer, too: it is printed. */
+static int ask_store(uint32_t type, const char *path, const char *value)
+{
+    char message[1024], body[512];
+    struct xsd_sockmsg header = { .type = type, .req_id = 1 };
+    size_t length = strlen(path) + 1;
+    int fd = open("/dev/xen/xenbus", O_RDWR);
+    ssize_t got;
+
+    if (fd < 0 || sizeof(header) + length + strlen(value) > sizeof(message))
+        return -1;
+    header.len = (uint32_t)(length + strlen(value));
+    memcpy(message, &header, sizeof(header));
+    memcpy(message + sizeof(header), path, length);
+    memcpy(message + sizeof(header) + length, value, strlen(value));
+    if (write(fd, message, sizeof(header) + header.len) < 0 || read(fd, &header, sizeof(header)) != sizeof(header) ||
+        header.len >= sizeof(body)) {
+        close(fd);
+        return -1;
+    }
+    got = header.len ? read(fd, body, header.len) : 0;
+    close(fd);
+    if (got != (ssize_t)header.len)
+        return -1;
+    body[got] = '\0';
+    printf("%s %s %s\n", path, header.type == XS_ERROR ? "refused" : "=", body);
+    return 0;
+}
+
 static int await(const char *bdf, int present, long seconds)
 {
     char path[320];
@@ -257,10 +294,16 @@ static int obey(char **word, int words, size_t *seen)
         return write_config(word[2], strtoul(word[3], NULL, 0), strtoul(word[4], NULL, 0));
     if (!strcmp(word[1], "rescan"))
         return rescan();
+    if (!strcmp(word[1], "store") && words == 4)
+        return ask_store(!strcmp(word[2], "read") ? XS_READ : XS_RM, word[3], "");
+    if (!strcmp(word[1], "store") && words == 5 && !strcmp(word[2], "write"))
+        return ask_store(XS_WRITE, word[3], word[4]);
     if (!strcmp(word[1], "await") && words == 5)
         return await(word[2], !strcmp(word[3], "present"), strtol(word[4], NULL, 0));
     if (!strcmp(word[1], "poweroff"))
         return reboot(RB_POWER_OFF);
+    if (!strcmp(word[1], "reboot"))
+        return reboot(RB_AUTOBOOT);
     return -1;
 }
 
