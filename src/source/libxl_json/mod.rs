@@ -309,6 +309,7 @@ mod tests {
         };
         let hole = |hvm| parsed(hvm, r#""bus":1"#).mmio_hole;
         assert_eq!(hole(r#""mmio_hole_memkb":1048576,"pci_layout":"auto""#), Some(Size::GIB));
+        assert_eq!(hole(r#""mmio_hole_memkb":0,"pci_layout":"auto""#), None, "libxl's default, filled in");
         assert_eq!(
             hole(r#""mmio_hole_memkb":1048576,"mmio_hole_computed":true,"pci_layout_data":"{}""#),
             None
