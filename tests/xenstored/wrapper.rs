@@ -14,6 +14,7 @@ crate::on_both_daemons!(
     the_wrapper_stores_the_layout_and_becomes_qemu,
     the_wrapper_refuses_another_end_of_ram,
     the_wrapper_refuses_a_slot_that_disagrees,
+    every_slot_is_told_apart,
     the_wrapper_refuses_where_no_layout_fits_the_built_hole,
     the_wrapper_says_what_is_missing,
 );
@@ -79,6 +80,13 @@ fn the_wrapper_refuses_another_end_of_ram(kind: Kind) {
     refused(&told, 1, &["3221225472", "4026531840", "mmio_hole=256"]);
     daemon.client().write("/local/domain/7/platform/mmio_hole_size", "1073741824").unwrap();
     refused(&wrapper(&daemon, &guest, &["-machine", "pc,accel=xen"]), 1, &["4026531840", "mmio_hole=1024"]);
+    // One byte off, a unit, and the last of several.
+    for machine in ["pc,max-ram-below-4g=3221225471", "pc,max-ram-below-4g=3G", "pc,max-ram-below-4g="] {
+        refused(&wrapper(&daemon, &guest, &["-machine", machine]), 1, &["3221225472", "mmio_hole=1024"]);
+    }
+    let (right, wrong) = ("xenfv,max-ram-below-4g=3221225472", "xenfv,max-ram-below-4g=4026531840");
+    refused(&wrapper(&daemon, &guest, &["-machine", right, "-M", wrong]), 1, &["4026531840"]);
+    wrapper(&daemon, &guest, &["-M", wrong, "-machine", right, "-machine", "xenfv,usb=off"]).succeeded();
 }
 
 fn the_wrapper_refuses_a_slot_that_disagrees(kind: Kind) {
@@ -86,11 +94,39 @@ fn the_wrapper_refuses_a_slot_that_disagrees(kind: Kind) {
     daemon.make_domain(7);
     let guest = guest(&daemon.directory, "one", &SIZES);
     let taken = wrapper(&daemon, &guest, &["-device", "e1000,id=nic0,addr=0x4"]);
-    refused(&taken, 1, &["e1000", "04.0"]);
+    refused(&taken, 1, &["e1000", "slot 04"]);
     let elsewhere = wrapper(&daemon, &guest, &["-device", "xen-pci-passthrough,addr=0x6.0x0"]);
     refused(&elsewhere, 1, &["06.0", "03.0 04.0"]);
     let nowhere = wrapper(&daemon, &guest, &["-device", "e1000,addr=here"]);
     refused(&nowhere, 2, &["here"]);
+    let json = wrapper(&daemon, &guest, &["-device", r#"{"driver":"e1000","addr":"04"}"#]);
+    refused(&json, 2, &["JSON", "addr=SLOT"]);
+}
+
+/// The layout has passed-through devices at 03.0 and 04.0: those two and no other slot are theirs, and no slot of theirs is
+/// another's, however it is written.
+fn every_slot_is_told_apart(kind: Kind) {
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    let guest = guest(&daemon.directory, "one", &SIZES);
+    let kept = [3, 4];
+    let mut good: Vec<String> =
+        kept.iter().map(|slot| format!("xen-pci-passthrough,addr={slot:#x}")).collect();
+    good.extend(
+        (0..32).filter(|slot| !kept.contains(slot)).map(|slot| format!("e1000,id=own{slot},addr={slot:#x}")),
+    );
+    good.extend(["e1000", "xen-pci-passthrough,hostaddr=0000:00:04.0"].map(str::to_owned));
+    let arguments: Vec<&str> = good.iter().flat_map(|device| ["-device", device]).collect();
+    wrapper(&daemon, &guest, &arguments).succeeded();
+
+    for address in ["3", "03", "0x3", "0x03.0", "4.0", "0x4.0x0", "04.1", "3.0x7"] {
+        let device = format!("e1000,addr={address},id=own");
+        refused(&wrapper(&daemon, &guest, &["-device", &device]), 1, &[&device, "keeps slot 0"]);
+    }
+    for address in ["0", "2", "5", "0x1f", "3.1", "0x4.0x7", "13"] {
+        let device = format!("xen-pci-passthrough,addr={address}");
+        refused(&wrapper(&daemon, &guest, &["-device", &device]), 1, &[&device, "03.0 04.0"]);
+    }
 }
 
 fn the_wrapper_refuses_where_no_layout_fits_the_built_hole(kind: Kind) {
