@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//! Nothing escapes the lints that keep panics, wrapped arithmetic and cut numbers out of what input can reach.
+//!
+//! Clippy enforces them (tests/stages/20-clippy); these tests see to it that they stay denied, that every package has
+//! them, that no code outside tests is exempted, and that what clippy has no lint for is not there either.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What must be denied.
+const DENIED: [&str; 16] = [
+    "arithmetic_side_effects",
+    "cast_possible_truncation",
+    "cast_possible_wrap",
+    "cast_sign_loss",
+    "expect_used",
+    "get_unwrap",
+    "indexing_slicing",
+    "panic",
+    "print_stderr",
+    "print_stdout",
+    "string_slice",
+    "todo",
+    "undocumented_unsafe_blocks",
+    "unimplemented",
+    "unreachable",
+    "unwrap_used",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every source file of the library, the program and xen-sys, but for bindgen's.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join("src"), root().join("xen-sys/src")];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.extend(Some(path).filter(|path| !path.ends_with("bindings")));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.clone(), read(&path)));
+            }
+        }
+    }
+    assert!(found.len() > 100, "there are more source files than {}", found.len());
+    found
+}
+
+/// A file's code without its unit tests, which stand last.
+fn without_tests(text: &str) -> &str {
+    text.split_once("\n#[cfg(test)]\nmod ").map_or(text, |(code, _)| code)
+}
+
+/// Its lines without comments, with their numbers.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(without_tests(text).lines().map(str::trim));
+    lines.filter(|(_, line)| !line.starts_with("//"))
+}
+
+#[test]
+fn the_lints_are_denied_in_every_package() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let (_, lints) = manifest.split_once("[workspace.lints.clippy]").unwrap();
+    let lints = lints.split("\n[").next().unwrap();
+    for lint in DENIED {
+        assert!(lints.lines().any(|line| line == format!("{lint} = \"deny\"")), "{lint} is not denied");
+    }
+    for package in ["Cargo.toml", "xen-sys/Cargo.toml"] {
+        let text = read(&root().join(package));
+        assert!(text.contains("[lints]\nworkspace = true\n"), "{package} does not take the workspace's lints");
+    }
+    assert!(manifest.contains("members = [\"xen-sys\"]"), "a new package needs a line here");
+}
+
+#[test]
+fn no_code_is_exempted() {
+    for (path, text) in sources() {
+        for (number, line) in code(&text) {
+            let exempts = line.contains("allow(") || line.contains("expect(") && line.starts_with("#");
+            let Some(names) = line.split_once("allow(").filter(|_| exempts).map(|(_, names)| names) else { continue };
+            // Bindgen's constants and structures: data and compile-time checks, no code that runs.
+            let bindings = path.ends_with("xen-sys/src/lib.rs") && names.contains("clippy::");
+            let denied = DENIED.iter().find(|lint| names.contains(**lint) || names.contains("clippy::restriction"));
+            assert!(bindings || denied.is_none(), "{}:{number}: {line}", path.display());
+        }
+    }
+}
+
+/// Clippy has no lint for these: assertions, and methods of the standard library that panic.
+#[test]
+fn nothing_asserts_or_panics_by_another_name() {
+    const PANICS: [&str; 11] = [
+        "assert!(",
+        "assert_eq!(",
+        "assert_ne!(",
+        ".copy_from_slice(",
+        ".split_off(",
+        ".chunks(",
+        ".step_by(",
+        ".borrow_mut(",
+        ".rem_euclid(",
+        ".pow(",
+        ".abs(",
+    ];
+    for (path, text) in sources() {
+        for (number, line) in code(&text) {
+            let found = PANICS.iter().find(|name| line.contains(**name) && !line.starts_with("const _: () = assert!("));
+            assert_eq!(found, None, "{}:{number}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_xen_syss_alone() {
+    assert!(read(&root().join("src/lib.rs")).contains("\n#![forbid(unsafe_code)]\n"));
+    assert!(read(&root().join("src/main.rs")).contains("\n#![forbid(unsafe_code)]\n"));
+}
+
+#[test]
+fn a_release_checks_its_arithmetic() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let (_, profile) = manifest.split_once("[profile.release]").unwrap();
+    assert!(profile.lines().any(|line| line == "overflow-checks = true"));
+}
