@@ -75,7 +75,10 @@ fn the_lints_are_denied_in_every_package() {
     }
     for package in ["Cargo.toml", "xen-sys/Cargo.toml"] {
         let text = read(&root().join(package));
-        assert!(text.contains("[lints]\nworkspace = true\n"), "{package} does not take the workspace's lints");
+        assert!(
+            text.contains("[lints]\nworkspace = true\n"),
+            "{package} does not take the workspace's lints"
+        );
     }
     assert!(manifest.contains("members = [\"xen-sys\"]"), "a new package needs a line here");
 }
@@ -85,10 +88,13 @@ fn no_code_is_exempted() {
     for (path, text) in sources() {
         for (number, line) in code(&text) {
             let exempts = line.contains("allow(") || line.contains("expect(") && line.starts_with("#");
-            let Some(names) = line.split_once("allow(").filter(|_| exempts).map(|(_, names)| names) else { continue };
+            let Some(names) = line.split_once("allow(").filter(|_| exempts).map(|(_, names)| names) else {
+                continue;
+            };
             // Bindgen's constants and structures: data and compile-time checks, no code that runs.
             let bindings = path.ends_with("xen-sys/src/lib.rs") && names.contains("clippy::");
-            let denied = DENIED.iter().find(|lint| names.contains(**lint) || names.contains("clippy::restriction"));
+            let denied =
+                DENIED.iter().find(|lint| names.contains(**lint) || names.contains("clippy::restriction"));
             assert!(bindings || denied.is_none(), "{}:{number}: {line}", path.display());
         }
     }
@@ -112,7 +118,9 @@ fn nothing_asserts_or_panics_by_another_name() {
     ];
     for (path, text) in sources() {
         for (number, line) in code(&text) {
-            let found = PANICS.iter().find(|name| line.contains(**name) && !line.starts_with("const _: () = assert!("));
+            let found = PANICS
+                .iter()
+                .find(|name| line.contains(**name) && !line.starts_with("const _: () = assert!("));
             assert_eq!(found, None, "{}:{number}: {line}", path.display());
         }
     }

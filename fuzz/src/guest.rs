@@ -3,7 +3,9 @@
 
 use arbitrary::Arbitrary;
 use xen_pci_layout::address::{Address, Size};
-use xen_pci_layout::guest::{Guest, HostCpu, MMIO_HOLE_SIZE, MemoryMapEntry, PLATFORM_BAR_UC, RESERVED_TYPE, Reserve};
+use xen_pci_layout::guest::{
+    Guest, HostCpu, MMIO_HOLE_SIZE, MemoryMapEntry, PLATFORM_BAR_UC, RESERVED_TYPE, Reserve,
+};
 use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device, Sbdf};
 use xen_pci_layout::planner::Options;
 
@@ -93,7 +95,11 @@ impl Reserved {
         let page = u64::from(self.page) << 12;
         // From 1 MiB on below 4 GiB, or somewhere in the first 64 TiB.
         let addr = if self.above { (1 << 32) + (page << 2) } else { M + page % ((1 << 32) - M) };
-        MemoryMapEntry { addr: Address::new(addr), size: Size::new(u64::from(self.pages) << 12), kind: RESERVED_TYPE }
+        MemoryMapEntry {
+            addr: Address::new(addr),
+            size: Size::new(u64::from(self.pages) << 12),
+            kind: RESERVED_TYPE,
+        }
     }
 }
 
@@ -112,7 +118,8 @@ fn devices(wishes: &[Wish]) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let mut used = [16_u8, 8, 8];
     for wish in wishes {
-        let kind = [BarKind::Mem32, BarKind::Mem64, BarKind::Rom, BarKind::Io, BarKind::Mem1m][usize::from(wish.kind) % 5];
+        let kind = [BarKind::Mem32, BarKind::Mem64, BarKind::Rom, BarKind::Io, BarKind::Mem1m]
+            [usize::from(wish.kind) % 5];
         let bus = match wish.bus {
             0..0xc0 => 0,
             0xc0..0xe0 => 1,
@@ -129,12 +136,17 @@ fn devices(wishes: &[Wish]) -> Vec<Device> {
             continue;
         }
         used[bus] += 1;
-        let mut device = Device::new(bdf(u8::try_from(bus).expect("of three"), at >> 3, at & 7), (0x1234, u16::from(wish.bus)), 0x0200);
+        let mut device = Device::new(
+            bdf(u8::try_from(bus).expect("of three"), at >> 3, at & 7),
+            (0x1234, u16::from(wish.bus)),
+            0x0200,
+        );
         if at & 7 == 3 {
             (device.vendor, device.device) = (0x5853, 1);
         }
         device.bridge = behind[bus];
-        device.host = wish.host.and_then(|_| format!("0000:3b:{:02x}.{}", at >> 3, at & 7).parse::<Sbdf>().ok());
+        device.host =
+            wish.host.and_then(|_| format!("0000:3b:{:02x}.{}", at >> 3, at & 7).parse::<Sbdf>().ok());
         let reg = if kind == BarKind::Rom { 0x30 } else { 0x10 };
         let bar = wish.bar(reg, kind, device.host.is_some());
         device.bars.push(bar);

@@ -12,10 +12,10 @@ use xen_pci_layout::layout::{Layout, check};
 use xen_pci_layout::pci::{Bdf, Device};
 use xen_pci_layout::planner::{Options, plan};
 use xen_pci_layout::report;
+use xen_pci_layout::source::description;
 use xen_pci_layout::source::domain::{self, Surroundings};
 use xen_pci_layout::source::domain_config::DomainConfig;
 use xen_pci_layout::source::host::Host;
-use xen_pci_layout::source::description;
 use xen_pci_layout::xenstore::schema::loader_keys;
 
 /// From how many functions on a guest is not planned a second time without one of them.
@@ -65,7 +65,8 @@ pub fn predicted(guest: &Guest) {
         }
         let mut text = Vec::new();
         let warnings: Vec<_> = found.into_iter().map(|hazard| hazard.warning).collect();
-        report::prediction::prediction(&mut text, guest, "x", &prediction, &warnings).expect("memory takes it");
+        report::prediction::prediction(&mut text, guest, "x", &prediction, &warnings)
+            .expect("memory takes it");
         // A hole that helps is looked for among all of them, which takes its time: some small guests are enough.
         if bars < 6 && guest.low_mem_pgend % 64 == 7 {
             let suggestion = suggest(guest, release);

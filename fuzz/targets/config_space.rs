@@ -20,7 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
     (0..=u16::MAX).step_by(0xfff).for_each(|offset| {
         (space.u8(offset), space.u16(offset), space.u32(offset));
     });
-    (0..=0x40).for_each(|offset| assert!(space.bar(offset).is_none_or(|(_, _, address)| address.get() & 3 == 0)));
+    (0..=0x40)
+        .for_each(|offset| assert!(space.bar(offset).is_none_or(|(_, _, address)| address.get() & 3 == 0)));
     if let Some(msix) = space.msix() {
         (msix.table_size(), msix.pba_size());
     }

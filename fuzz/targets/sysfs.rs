@@ -44,7 +44,9 @@ fn unpack(tree: &Path, entry: &[u8]) {
     }
     match target {
         // A link is only ever asked for its name, so it points at nothing.
-        Some(target) if !target.contains(['/', '\0']) && !target.is_empty() => drop(symlink(format!("../../x/{target}"), path)),
+        Some(target) if !target.contains(['/', '\0']) && !target.is_empty() => {
+            drop(symlink(format!("../../x/{target}"), path))
+        }
         Some(_) => {}
         None => drop(fs::write(path, content)),
     }

@@ -5,7 +5,7 @@
 //! libxl takes is taken first (libxl_internal.c, libxl__ev_qmplock_init), one question is asked, and all is let go.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,12 @@ impl DeviceModel {
         stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(connect)?;
         let answer = |problem| QmpError::Answer { socket: self.socket.clone(), problem };
-        let mut session = Qmp::new(Stream::new(BufReader::new(&stream), &stream));
+        // qapi takes a greeting for granted: a QEMU that has gone is noticed before.
+        let mut reader = BufReader::new(&stream);
+        if reader.fill_buf().map_err(|problem| answer(problem.into()))?.is_empty() {
+            return Err(answer(std::io::Error::from(ErrorKind::UnexpectedEof).into()));
+        }
+        let mut session = Qmp::new(Stream::new(reader, &stream));
         session.handshake().map_err(answer)?;
         questions(&mut session).map_err(answer)
     }
@@ -183,6 +188,17 @@ mod tests {
             model.lock.as_deref(),
             Some(Path::new("/var/lib/xen/userdata-l.7.c079bbf0-e4c8-11f1-b121-0538544e0f35.qmp-socket-lock"))
         );
+    }
+
+    #[test]
+    fn a_device_model_that_is_gone_before_it_greets_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let gone = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let error = DeviceModel::at(&socket).query_pci().unwrap_err().to_string();
+        gone.join().unwrap();
+        assert!(error.starts_with("the guest's QEMU at"), "{error}");
     }
 
     #[test]
