@@ -38,10 +38,9 @@ pub fn guest(bars: usize) -> Guest {
     let mut left = bars;
     let mut pattern = PATTERN.iter().cycle();
     for number in 0_u32.. {
-        let place = |number: u32| {
-            Bdf::new(u8::try_from(number >> 8).unwrap(), (number >> 3 & 31) as u8, (number & 7) as u8)
-        };
-        let mut device = Device::new(place(number).unwrap(), (0x8086, 0x1572), 0x0200);
+        let part = |bits: u32| u8::try_from(bits).unwrap();
+        let bdf = Bdf::new(part(number >> 8), part((number >> 3) & 31), part(number & 7)).unwrap();
+        let mut device = Device::new(bdf, (0x8086, 0x1572), 0x0200);
         device.model = Some("nic".to_owned());
         let mut reg = 0x10;
         while reg <= 0x20 && left > 0 {
