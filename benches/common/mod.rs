@@ -45,15 +45,7 @@ pub fn guest(bars: usize) -> Guest {
         let mut reg = 0x10;
         while reg <= 0x20 && left > 0 {
             let &(kind, size, prefetch) = pattern.next().unwrap();
-            device.bars.push(Bar {
-                reg,
-                kind,
-                size: Size::new(size),
-                prefetch,
-                value: 0,
-                io16: false,
-                host_address: None,
-            });
+            device.bars.push(Bar::new(reg, kind, Size::new(size), prefetch));
             reg += if kind == BarKind::Mem64 { 8 } else { 4 };
             left -= 1;
         }

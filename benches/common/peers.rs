@@ -5,8 +5,10 @@
 //! compared is the placing alone, in the peers' favour.
 
 use vm_allocator::{AddressAllocator, AllocPolicy};
+use xen_pci_layout::address::Address;
 use xen_pci_layout::guest::Guest;
 use xen_pci_layout::layout::{Layout, PlacedBar, WindowKind};
+use xen_pci_layout::pci::BarKind;
 
 /// What is to be placed in one window: size and a BAR's place in the guest, largest first.
 pub struct Requests {
@@ -52,22 +54,18 @@ pub fn bump(guest: &Guest, mut low: u64, mut high: u64) -> Vec<PlacedBar> {
     let page = guest.page_size.get();
     let mut placed: Vec<PlacedBar> = Vec::new();
     for device in &guest.devices {
-        placed.extend(device.bars.iter().map(|bar| PlacedBar {
-            bdf: device.bdf,
-            reg: bar.reg,
-            kind: bar.kind,
-            size: bar.size,
-            prefetch: bar.prefetch,
-            address: xen_pci_layout::address::Address::ZERO,
-            host: device.host,
-        }));
+        placed.extend(
+            device.bars.iter().map(|bar| {
+                PlacedBar::new(device.bdf, bar.reg, bar.kind, bar.size, bar.prefetch, Address::ZERO)
+            }),
+        );
     }
     placed.sort_unstable_by(|a, b| b.size.cmp(&a.size).then(a.bdf.cmp(&b.bdf)).then(a.reg.cmp(&b.reg)));
     for bar in &mut placed {
-        let next = if bar.kind == xen_pci_layout::pci::BarKind::Mem64 { &mut high } else { &mut low };
+        let next = if bar.kind == BarKind::Mem64 { &mut high } else { &mut low };
         let block = bar.size.get().max(page);
         let address = next.next_multiple_of(block);
-        bar.address = xen_pci_layout::address::Address::new(address);
+        bar.address = Address::new(address);
         *next = address + block;
     }
     placed.sort_unstable_by_key(|bar| (bar.bdf, bar.reg));
