@@ -54,11 +54,7 @@ pub fn bump(guest: &Guest, mut low: u64, mut high: u64) -> Vec<PlacedBar> {
     let page = guest.page_size.get();
     let mut placed: Vec<PlacedBar> = Vec::new();
     for device in &guest.devices {
-        placed.extend(
-            device.bars.iter().map(|bar| {
-                PlacedBar::new(device.bdf, bar.reg, bar.kind, bar.size, bar.prefetch, Address::ZERO)
-            }),
-        );
+        placed.extend(device.bars.iter().map(|bar| PlacedBar::new(device.bdf, bar, Address::ZERO)));
     }
     placed.sort_unstable_by(|a, b| b.size.cmp(&a.size).then(a.bdf.cmp(&b.bdf)).then(a.reg.cmp(&b.reg)));
     for bar in &mut placed {
