@@ -11,12 +11,16 @@ use xen_pci_layout::hvmloader::{Outcome, Release, hazards, predict, suggest};
 use xen_pci_layout::layout::{Layout, check};
 use xen_pci_layout::pci::{Bdf, Device};
 use xen_pci_layout::planner::{Options, plan};
-use xen_pci_layout::report;
+use xen_pci_layout::report::map::Map;
+use xen_pci_layout::report::{self, Look};
 use xen_pci_layout::source::description;
 use xen_pci_layout::source::domain::{self, Surroundings};
 use xen_pci_layout::source::domain_config::DomainConfig;
 use xen_pci_layout::source::host::Host;
 use xen_pci_layout::xenstore::schema::loader_keys;
+
+/// No pci.ids.
+const NAMELESS: fn(u16, u16) -> Option<String> = |_, _| None;
 
 /// From how many functions on a guest is not planned a second time without one of them.
 const MANY: usize = 48;
@@ -65,8 +69,10 @@ pub fn predicted(guest: &Guest) {
         }
         let mut text = Vec::new();
         let warnings: Vec<_> = found.into_iter().map(|hazard| hazard.warning).collect();
-        report::prediction::prediction(&mut text, guest, "x", &prediction, &warnings)
+        let map = Map::of_prediction(guest, "x", &prediction, &NAMELESS);
+        report::prediction::prediction(&mut text, &map, &prediction, &[], &warnings, bars % 2 == 0)
             .expect("memory takes it");
+        report::svg::figure(&mut text, &[&map]).expect("memory takes it");
         // A hole that helps is looked for among all of them, which takes its time: some small guests are enough.
         if bars < 6 && guest.low_mem_pgend % 64 == 7 {
             let suggestion = suggest(guest, release);
@@ -107,7 +113,7 @@ fn one_less(guest: &Guest, options: &Options) {
 
 /// What libxl and QEMU would build of a configuration, and everything about that guest.
 pub fn configured(config: &DomainConfig, host: Option<Host>) {
-    let surroundings = Surroundings { phys_bits: 39, cpu: None, rdm: Vec::new(), host, ask_qemu: None };
+    let surroundings = Surroundings { phys_bits: 39, cpu: None, rdm: Vec::new(), host, ask_qemu: None, shows_sriov: false };
     if let Ok(guest) = domain::guest(config, &surroundings, &mut Vec::new()) {
         everything(&guest);
     }
@@ -116,7 +122,8 @@ pub fn configured(config: &DomainConfig, host: Option<Host>) {
 /// What the commands do with a stored layout, which may be anybody's.
 pub fn stored(layout: &Layout) {
     let mut text = Vec::new();
-    report::text::layout(&mut text, layout).expect("memory takes it");
+    let look = Look { names: &NAMELESS, colour: false };
+    report::text::layout(&mut text, layout, &look).expect("memory takes it");
     report::loader_lines::pci_dev(&mut text, layout).expect("memory takes it");
     if let Ok(keys) = loader_keys(layout) {
         report::loader_lines::keys(&mut text, &keys).expect("memory takes it");
