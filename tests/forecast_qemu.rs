@@ -195,7 +195,8 @@ impl Guest {
         let log = std::fs::read_to_string(&guest.console).unwrap();
         let checked = |version: &&&str| log.contains(&format!("Linux version {version}."));
         let version = forecast::CHECKED_ON.iter().find(checked);
-        println!("Linux {}", version.expect("a kernel of forecast::CHECKED_ON"));
+        assert!(version.is_some(), "no kernel of forecast::CHECKED_ON: {log}");
+        println!("Linux {}", version.unwrap());
         let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
         let bounds = |text: &str| {
             let range = text.split_whitespace().next().unwrap().trim_end_matches(']');
