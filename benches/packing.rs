@@ -175,7 +175,7 @@ fn fits(guest: &Guest, hole: Size, policy: AllocPolicy, sorted: bool) -> Option<
         })
         .collect();
     if sorted {
-        bars.sort_by(|a, b| b.0.cmp(&a.0));
+        bars.sort_by_key(|bar| std::cmp::Reverse(bar.0));
     }
     for (size, kind, may_go_high) in bars {
         let block = size.max(guest.page_size.get());
