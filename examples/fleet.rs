@@ -79,9 +79,13 @@ fn device(bdf: &str, (vendor, device, class, bars): Model, model: Option<&str>) 
     device
 }
 
+fn one_of(values: &[u64], which: u64) -> u64 {
+    usize::try_from(which).ok().and_then(|which| values.get(which)).copied().unwrap_or_default()
+}
+
 /// Guest number so many of the fleet.
 pub fn guest(number: u64) -> Value {
-    let memory = [2, 4, 8, 16, 32, 64, 256][usize::try_from(choice(number, 0, 7)).unwrap_or_default()] * GIB;
+    let memory = one_of(&[2, 4, 8, 16, 32, 64, 256], choice(number, 0, 7)) * GIB;
     // One in five has a hole that somebody chose.
     let hole = match choice(number, 1, 10) {
         0 => 1024 * MIB,
@@ -90,7 +94,7 @@ pub fn guest(number: u64) -> Value {
     };
     let low = memory.min(4 * GIB - hole);
     let high = if memory > low { 4 * GIB + memory - low } else { 0 };
-    let vga = [8, 16, 16, 32][usize::try_from(choice(number, 2, 4)).unwrap_or_default()] * MIB;
+    let vga = one_of(&[8, 16, 16, 32], choice(number, 2, 4)) * MIB;
     let vga_bars = [(0x10, "mem32", vga, true), (0x18, "mem32", 4096, false), (0x30, "rom", 64 << 10, false)];
     let vga = json!({"bdf": "00:03.0", "vendor": 0x1234, "device": 0x1111, "class": 0x0300, "model": "VGA",
         "bars": vga_bars.map(|(reg, kind, size, prefetch)| json!({"reg": reg, "kind": kind, "size": size, "prefetch": prefetch}))});

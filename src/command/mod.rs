@@ -50,7 +50,8 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Plan(plan::Plan),
+    // By far the most options.
+    Plan(Box<plan::Plan>),
     Predict(predict::Predict),
     Replay(replay::Replay),
     Record(record::Record),

@@ -210,7 +210,14 @@ fn started(arguments: &[&str]) -> (Vec<Value>, BTreeMap<u64, (String, u64)>) {
 fn guest(cfg: &str) -> Guest {
     let (config, warnings) = xl_cfg::parse(cfg.as_bytes()).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    let surroundings = Surroundings { phys_bits: 46, cpu: None, rdm: Vec::new(), host: None, ask_qemu: None };
+    let surroundings = Surroundings {
+        phys_bits: 46,
+        cpu: None,
+        rdm: Vec::new(),
+        host: None,
+        ask_qemu: None,
+        shows_sriov: false,
+    };
     let mut warnings = Vec::new();
     let guest = domain::guest(&config, &surroundings, &mut warnings).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
