@@ -11,7 +11,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Config, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
+use common::sysfs::{Config, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
 use xen_pci_layout::address::Size;
 use xen_pci_layout::audit::{
     Code, Finding, Options, Report, Severity, audit, changes, device_findings, guest_findings, read_saved,
@@ -58,7 +58,7 @@ fn argument(finding: &Finding) -> &str {
 
 #[test]
 fn the_endpoint_test_device_is_told_to_align_its_small_bars() {
-    for host in [lspci("endpoint-test.lspci"), copied(&common::endpoint_test())] {
+    for host in [lspci("endpoint-test.lspci"), copied(&common::sysfs::endpoint_test())] {
         let report = of(&host, &["01:00.0"]);
         assert_eq!(
             codes(&report),
@@ -91,7 +91,7 @@ fn the_endpoint_test_device_is_told_to_align_its_small_bars() {
 
 #[test]
 fn four_functions_on_one_page_go_together_or_nowhere() {
-    for host in [lspci("pci-testdev.lspci"), copied(&common::pci_testdev())] {
+    for host in [lspci("pci-testdev.lspci"), copied(&common::sysfs::pci_testdev())] {
         let report = of(&host, &["00:05.2"]);
         let shared = one(&report, Code::SharedPage);
         assert_eq!(shared.severity, Severity::Security);
@@ -113,9 +113,10 @@ fn four_functions_on_one_page_go_together_or_nowhere() {
 
 #[test]
 fn both_sources_lead_to_the_same_findings() {
-    for (tree, text) in
-        [(common::endpoint_test(), "endpoint-test.lspci"), (common::pci_testdev(), "pci-testdev.lspci")]
-    {
+    for (tree, text) in [
+        (common::sysfs::endpoint_test(), "endpoint-test.lspci"),
+        (common::sysfs::pci_testdev(), "pci-testdev.lspci"),
+    ] {
         let (tree, text) = (of(&copied(&tree), &[]), of(&lspci(text), &[]));
         assert_eq!(tree.findings, text.findings);
         assert_eq!(tree.groups, text.groups);
@@ -124,7 +125,7 @@ fn both_sources_lead_to_the_same_findings() {
 
 #[test]
 fn functions_that_share_are_no_danger_in_one_guest_but_still_unaligned() {
-    let host = copied(&common::pci_testdev());
+    let host = copied(&common::sysfs::pci_testdev());
     let four: Vec<Sbdf> = (0..4).map(|function| sbdf(&format!("00:05.{function}"))).collect();
     let found = |taken: &[Sbdf]| -> Vec<Code> {
         security_findings(&host, taken, Size::FRAME).iter().map(|finding| finding.code).collect()
@@ -427,7 +428,7 @@ fn a_description_is_enough_to_refuse_a_bar_that_starts_no_page() {
 
 #[test]
 fn a_guest_is_refused_for_its_devices_neighbours() {
-    let host = copied(&common::pci_testdev());
+    let host = copied(&common::sysfs::pci_testdev());
     let mut guest = xen_pci_layout::guest::Guest::new(131_072, 0, 39);
     let taken = |function: u8| {
         let device = host.device(sbdf(&format!("00:05.{function}"))).unwrap();

@@ -8,9 +8,9 @@
 
 mod common;
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+
+use common::program::{self, said};
 
 fn lspci(name: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/hosts").join(name).display().to_string()
@@ -18,14 +18,7 @@ fn lspci(name: &str) -> String {
 
 /// Exit code, standard output, standard error.
 fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // Whoever refuses its arguments reads no input.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    said(&program::run(arguments, input))
 }
 
 #[test]
@@ -50,7 +43,7 @@ fn exit_codes_tell_safe_unsafe_and_wrong_input() {
 
 #[test]
 fn text_names_the_argument_and_json_is_what_since_takes() {
-    let tree = common::pci_testdev();
+    let tree = common::sysfs::pci_testdev();
     let host = tree.path().display().to_string();
     let (_, text, _) = run(&["audit", "--host", &host, "00:05.0"], "");
     assert!(text.contains("\n      pci=resource_alignment=12@0000:00:05.0;12@0000:00:05.1;"), "{text}");
@@ -87,7 +80,7 @@ fn plan_refuses_what_is_unsafe_unless_it_is_accepted_by_name() {
 
 #[test]
 fn a_configuration_is_refused_for_what_its_devices_share_pages_with() {
-    let tree = common::pci_testdev();
+    let tree = common::sysfs::pci_testdev();
     let host = tree.path().display().to_string();
     let guest =
         |pci: &str| format!("name = \"g\"\ntype = \"hvm\"\nmemory = 512\nmaxmem = 512\npci = [ {pci} ]\n");
@@ -117,7 +110,7 @@ fn a_configuration_is_refused_for_what_its_devices_share_pages_with() {
 
 #[test]
 fn attach_refuses_a_device_that_shares_a_page_with_one_outside_the_guest() {
-    let tree = common::pci_testdev();
+    let tree = common::sysfs::pci_testdev();
     let host = tree.path().display().to_string();
     // The Xen platform device: it brings windows for ports and memory.
     let guest = r#"{"phys_bits": 39, "low_mem_pgend": 131072, "passthrough": true, "devices": [{"bdf": "00:02.0",

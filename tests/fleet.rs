@@ -8,34 +8,22 @@
     missing_docs
 )]
 
+mod common;
 #[path = "../examples/fleet.rs"]
 mod fleet;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use common::program::run;
 use serde_json::Value;
 
 const FLEET: u64 = 500;
 
-fn start(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// The answers to all lines; they are written while answers are read, or both sides would wait.
+/// The answers to all lines.
 fn answers(arguments: &[&str], lines: String) -> Vec<Value> {
-    let mut child = start(arguments);
-    let mut input = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
+    let output = run(arguments, &lines);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "nothing is said of the progress in a pipe");
     output
         .stdout
@@ -102,7 +90,12 @@ fn all_of_a_fleet_is_planned() {
 
 /// The most memory that the program ever had, in KiB, by the time that it has answered `count` lines and waits for more.
 fn peak_after(count: u64) -> u64 {
-    let mut child = start(&["predict", "--batch", "--xen", "4.22", "-"]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
+        .args(["predict", "--batch", "--xen", "4.22", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || {
         let line = format!("{}\n", fleet::guest(0));

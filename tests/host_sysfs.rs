@@ -11,7 +11,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{Config, IO, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
+use common::sysfs::{Config, IO, MEM32, MEM64, MEM64_PREFETCH, ROM, Tree};
 use xen_pci_layout::address::{Address, Size};
 use xen_pci_layout::pci::{BarKind, Sbdf};
 use xen_pci_layout::source::host::{Capabilities, Host};
@@ -36,9 +36,10 @@ fn error(tree: &Tree) -> String {
 #[test]
 fn both_sources_tell_the_same_of_the_same_host() {
     let hosts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
-    for (tree, text) in
-        [(common::endpoint_test(), "endpoint-test.lspci"), (common::pci_testdev(), "pci-testdev.lspci")]
-    {
+    for (tree, text) in [
+        (common::sysfs::endpoint_test(), "endpoint-test.lspci"),
+        (common::sysfs::pci_testdev(), "pci-testdev.lspci"),
+    ] {
         let (tree, text) = (read(&tree), Host::lspci(&hosts.join(text)).unwrap());
         assert_eq!(tree.devices().count(), text.devices().count());
         for (tree, text) in tree.devices().zip(text.devices()) {
@@ -155,7 +156,7 @@ fn a_bar_that_the_kernel_gave_up_is_there_without_a_size() {
 
 #[test]
 fn processor_and_firmware_are_read_where_they_are_there() {
-    let tree = common::pci_testdev();
+    let tree = common::sysfs::pci_testdev();
     assert_eq!((read(&tree).cpu(), read(&tree).iommu_bits()), (None, None));
     let cpuinfo =
         "vendor_id\t: GenuineIntel\ncpu family\t: 6\naddress sizes\t: 46 bits physical, 48 bits virtual\n";

@@ -8,24 +8,18 @@
     missing_docs
 )]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use common::program::{json_of, run_in as run};
 use serde_json::{Value, json};
 
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
-
-fn run(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
-    command.current_dir(directory).args(arguments).output().unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
 
 fn guest() -> Value {
     json!({"phys_bits": 46, "low_mem_pgend": 0xf0000, "high_mem_pgend": 0x140000, "devices": [

@@ -16,8 +16,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::program::{json_of, run_in as run};
+use common::sysfs;
 use serde_json::{Value, json};
 use xen_pci_layout::address::Size;
 
@@ -48,15 +50,6 @@ impl Chance {
     fn choose<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
-}
-
-fn run(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
-    command.current_dir(directory).args(arguments).output().unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 fn number(value: &Value) -> u64 {
@@ -513,57 +506,57 @@ fn every_answer_of_a_long_sequence_is_right() {
 type Card = (&'static str, (u16, u16, u32), &'static [(u64, u64)]);
 
 /// A host with five cards, one of them with two functions, each BAR on pages of its own.
-fn host() -> common::Tree {
-    let tree = common::Tree::new();
+fn host() -> sysfs::Tree {
+    let tree = sysfs::Tree::new();
     let cards: [Card; 6] = [
         (
             "0000:3b:00.0",
             (0x10de, 0x2204, 0x03_0000),
             &[
-                (16 * M, common::MEM32),
-                (256 * M, common::MEM64_PREFETCH),
+                (16 * M, sysfs::MEM32),
+                (256 * M, sysfs::MEM64_PREFETCH),
                 (0, 0),
-                (32 * M, common::MEM64_PREFETCH),
+                (32 * M, sysfs::MEM64_PREFETCH),
                 (0, 0),
-                (128, common::IO),
-                (512 * K, common::ROM),
+                (128, sysfs::IO),
+                (512 * K, sysfs::ROM),
             ],
         ),
-        ("0000:3b:00.1", (0x10de, 0x1aef, 0x04_0300), &[(16 * K, common::MEM32)]),
+        ("0000:3b:00.1", (0x10de, 0x1aef, 0x04_0300), &[(16 * K, sysfs::MEM32)]),
         (
             "0000:3c:00.0",
             (0x8086, 0x10d3, 0x02_0000),
-            &[(128 * K, common::MEM32), (512 * K, common::MEM32), (32, common::IO), (16 * K, common::MEM32)],
+            &[(128 * K, sysfs::MEM32), (512 * K, sysfs::MEM32), (32, sysfs::IO), (16 * K, sysfs::MEM32)],
         ),
         (
             "0000:3d:00.0",
             (0x15b7, 0x501a, 0x01_0802),
-            &[(16 * K, common::MEM64), (0, 0), (0, 0), (0, 0), (256, common::MEM64)],
+            &[(16 * K, sysfs::MEM64), (0, 0), (0, 0), (0, 0), (256, sysfs::MEM64)],
         ),
         (
             "0001:3e:00.0",
             (0x10de, 0x20b7, 0x03_0200),
             &[
-                (16 * M, common::MEM32),
-                (4 * G, common::MEM64_PREFETCH),
+                (16 * M, sysfs::MEM32),
+                (4 * G, sysfs::MEM64_PREFETCH),
                 (0, 0),
-                (32 * M, common::MEM64_PREFETCH),
+                (32 * M, sysfs::MEM64_PREFETCH),
             ],
         ),
         (
             "0000:3f:1f.7",
             (0x8086, 0x37d0, 0x02_0000),
-            &[(16 * M, common::MEM64_PREFETCH), (0, 0), (0, 0), (32 * K, common::MEM64_PREFETCH)],
+            &[(16 * M, sysfs::MEM64_PREFETCH), (0, 0), (0, 0), (32 * K, sysfs::MEM64_PREFETCH)],
         ),
     ];
     let (mut low, mut high, mut ports) = (0xa000_0000_u64, 0x60_0000_0000_u64, 0x3000_u64);
     for (at, identity, bars) in cards {
-        let mut config = common::Config::of(256);
+        let mut config = sysfs::Config::of(256);
         config.put(0x0e, &[if at.starts_with("0000:3b") { 0x80 } else { 0 }]);
         let place = |&(size, flags): &(u64, u64)| {
             let from = match flags {
-                common::IO => &mut ports,
-                common::MEM64 | common::MEM64_PREFETCH => &mut high,
+                sysfs::IO => &mut ports,
+                sysfs::MEM64 | sysfs::MEM64_PREFETCH => &mut high,
                 _ => &mut low,
             };
             let start = if size == 0 { 0 } else { from.next_multiple_of(size.max(4096)) };

@@ -3,8 +3,9 @@
 //! side by side.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
-use std::process::Command;
+mod common;
 
+use common::program::program;
 use xen_pci_layout::planner::{Options, plan};
 use xen_pci_layout::report::{Look, text};
 use xen_pci_layout::source::description;
@@ -14,8 +15,7 @@ const EXAMPLES: [(&str, &str); 3] =
 
 /// What the program prints about an example, and its exit code.
 fn run(arguments: &[&str], (example, host): (&str, &str)) -> (String, Option<i32>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+    let output = program()
         .args(arguments)
         .args(["--pci-ids", "tests/pci.ids", "--host", &format!("examples/{example}/{host}")])
         .arg(format!("examples/{example}/guest.cfg"))

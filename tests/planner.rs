@@ -20,25 +20,7 @@ fn bar(reg: u8, kind: BarKind, size: u64) -> Bar {
 }
 
 fn device(slot: u8, bars: Vec<Bar>) -> Device {
-    Device {
-        bdf: Bdf::new(0, slot, 0).unwrap(),
-        vendor: 0x1234,
-        device: 0x5678,
-        class: 0x0200,
-        header: 0,
-        command: 0,
-        int_pin: 0,
-        int_line: 0,
-        bars,
-        raw: Vec::new(),
-        bridge: None,
-        host: None,
-        model: None,
-        sriov: None,
-        virtual_function: false,
-        resizable: Vec::new(),
-        caching: Vec::new(),
-    }
+    Device { bars, ..Device::new(Bdf::new(0, slot, 0).unwrap(), (0x1234, 0x5678), 0x0200) }
 }
 
 /// One device a BAR, from slot 2 on.

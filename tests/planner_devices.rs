@@ -11,9 +11,9 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
-use common::{Config, MEM32, MEM64_PREFETCH, Tree};
+use common::program::{run_in, said};
+use common::sysfs::{Config, MEM32, MEM64_PREFETCH, Tree};
 use serde_json::{Value, json};
 use xen_pci_layout::address::Size;
 use xen_pci_layout::guest::Guest;
@@ -50,14 +50,7 @@ fn refused(guest: &Guest) -> Refusal {
 
 /// The program's exit code, and what it wrote to standard output and error.
 fn run(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let done = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .args(arguments)
-        .current_dir(directory)
-        .env("HOME", directory)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (done.status.code().unwrap(), text(done.stdout), text(done.stderr))
+    said(&run_in(directory, arguments))
 }
 
 #[test]

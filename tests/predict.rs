@@ -2,10 +2,12 @@
 //! `predict` as people and scripts call it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod common;
 
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::program::{json_of as json, run};
 use serde_json::Value;
 
 /// 6 GiB, a 1 GiB 64-bit BAR and two 32-bit ones: the default hole of 192 MiB does not hold them.
@@ -16,22 +18,7 @@ const GPU: &str = r#"{"id": "gpu", "phys_bits": 39, "low_mem_pgend": 983040, "hi
      {"reg": 24, "kind": "mem32", "size": 134217728}, {"reg": 28, "kind": "mem32", "size": 67108864}]}]}"#;
 
 fn predict(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .arg("predict")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Whoever refuses its arguments reads no input.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    run(&[&["predict"], arguments].concat(), input)
 }
 
 fn recording(name: &str) -> PathBuf {

@@ -9,22 +9,14 @@
     missing_docs
 )]
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
+use std::fs;
+
+use common::program::{json_of, run_in as run};
 use serde_json::{Value, json};
 
 const M: u64 = 1 << 20;
-
-fn run(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
-    command.current_dir(directory).args(arguments).output().unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
 
 fn devices() -> Vec<Value> {
     let path = format!("{}/tests/hosts/real-devices.json", env!("CARGO_MANIFEST_DIR"));

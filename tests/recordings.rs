@@ -2,10 +2,13 @@
 //! Layouts of real guests, replayed from their configuration by the program itself (tests/recordings/README.md).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::program::{json_of as report, program};
 use serde_json::Value;
 
 /// How many recordings of guests there are.
@@ -24,13 +27,7 @@ fn guests() -> Vec<PathBuf> {
 }
 
 fn replay(files: &[PathBuf]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"));
-    command.args(["replay", "--format", "json"]).args(files).output().unwrap()
-}
-
-fn report(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    program().args(["replay", "--format", "json"]).args(files).output().unwrap()
 }
 
 fn notes(report: &Value) -> Vec<String> {

@@ -8,15 +8,16 @@
     missing_docs
 )]
 
+mod common;
 #[path = "../examples/fleet.rs"]
 mod fleet;
 #[path = "common/schema.rs"]
 mod schema;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
+use common::program::{self, said};
 use serde_json::{Value, json};
 
 const EXAMPLES: [[&str; 2]; 4] = [
@@ -29,19 +30,8 @@ const EXAMPLES: [[&str; 2]; 4] = [
 
 /// Standard output and exit code.
 fn run(arguments: &[&str], input: &str) -> (String, Option<i32>) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (mut pipe, input) = (child.stdin.take().unwrap(), input.to_owned());
-    let writer = std::thread::spawn(move || pipe.write_all(input.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    let _ = writer.join().unwrap();
-    (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    let (code, out, _) = said(&program::run(arguments, input));
+    (out, Some(code))
 }
 
 fn json(arguments: &[&str], input: &str) -> Value {

@@ -9,8 +9,11 @@
     missing_docs
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::program::program;
 use proptest::prelude::*;
 use xen_pci_layout::address::Size;
 use xen_pci_layout::guest::{Guest, MemoryMapEntry, Reserve};
@@ -187,8 +190,7 @@ fn what_a_stock_loader_puts_on_top_of_each_other_or_nowhere_is_marked() {
 
 #[test]
 fn the_readme_s_figure_is_what_plan_draws() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+    let output = program()
         .args([
             "plan",
             "--format",
@@ -216,7 +218,7 @@ fn plan_and_predict_draw_the_examples() {
     {
         let directory: PathBuf = examples.join(example);
         for command in ["plan", "predict"] {
-            let output = std::process::Command::new(env!("CARGO_BIN_EXE_xen-pci-layout"))
+            let output = program()
                 .args([command, "--format", "svg", "--host"])
                 .args([directory.join(host), directory.join("guest.cfg")])
                 .output()

@@ -11,7 +11,7 @@ use super::choose::possible;
 use crate::address::Size;
 use crate::guest::Guest;
 use crate::layout::Blocking;
-use crate::pci::{BarKind, Bdf};
+use crate::pci::{BarKind, Bdf, VirtualBar};
 
 /// How many sets are tried to find a smaller one, and to thin one out.
 const MOST_SETS: usize = 250;
@@ -124,31 +124,23 @@ impl Conflict {
 fn all_items(guest: &Guest) -> Vec<Item> {
     let mut items = Vec::new();
     for device in &guest.devices {
-        let (bdf, bridge) = (device.bdf, device.bridge);
-        let platform = device.is_xen_platform();
-        items.extend(device.bars.iter().map(|bar| Item {
+        let (bdf, bridge, platform) = (device.bdf, device.bridge, device.is_xen_platform());
+        let own = device.bars.iter().map(|bar| (bar.reg, bar.kind, bar.prefetch, bar.size, None));
+        let virtual_ones = device.sriov.iter().flat_map(|functions| {
+            let of_all =
+                |bar: &VirtualBar| (bar.reg, bar.kind, bar.prefetch, bar.size, Some(functions.total_vfs));
+            functions.bars.iter().map(of_all)
+        });
+        items.extend(own.chain(virtual_ones).map(|(reg, kind, prefetch, size, count)| Item {
             bdf,
-            reg: bar.reg,
-            kind: bar.kind,
-            prefetch: bar.prefetch,
-            size: bar.size,
+            reg,
+            kind,
+            prefetch,
+            size,
             bridge,
-            count: None,
+            count,
             platform,
         }));
-        let virtual_bars = device.sriov.iter().flat_map(|functions| {
-            functions.bars.iter().map(|bar| Item {
-                bdf,
-                reg: bar.reg,
-                kind: bar.kind,
-                prefetch: bar.prefetch,
-                size: bar.size,
-                bridge,
-                count: Some(functions.total_vfs),
-                platform,
-            })
-        });
-        items.extend(virtual_bars);
     }
     items.sort_by(|a, b| b.total().cmp(&a.total()).then(a.bdf.cmp(&b.bdf)).then(a.reg.cmp(&b.reg)));
     items

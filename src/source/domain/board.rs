@@ -12,7 +12,7 @@ use crate::layout::Warning;
 use crate::pci::{Bdf, Device};
 use crate::source::qemu_devices::arguments::{Arguments, Requested};
 use crate::source::qemu_devices::ask::ask;
-use crate::source::qemu_devices::{Emulated, Machine, Model, Properties, blank};
+use crate::source::qemu_devices::{Emulated, Machine, Model, Properties};
 
 /// The functions on the root bus and behind bridges.
 pub(super) struct Board {
@@ -113,7 +113,7 @@ impl Board {
                 let mut warning = unknown_device(driver);
                 warning.bdf = Some(bdf);
                 self.warnings.push(warning);
-                let mut device = blank(bdf, (0xffff, 0xffff), 0x00ff);
+                let mut device = Device::new(bdf, (0xffff, 0xffff), 0x00ff);
                 device.model = Some(driver.to_owned());
                 Emulated { device, memory: Vec::new() }
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use qapi::{Qmp, qmp};
 
 use super::arguments::Requested;
-use super::{BarRow, Emulated, Machine, bar, blank};
+use super::{BarRow, Emulated, Machine, bar};
 use crate::address::Size;
 use crate::pci::{BarKind, Bdf, Device};
 
@@ -175,7 +175,7 @@ fn function(asked: &qmp::PciDeviceInfo, bdf: Bdf, driver: &str) -> Result<Device
     }
     rows.sort_by_key(|row| row.0);
     let mut device =
-        blank(bdf, (word(asked.id.vendor)?, word(asked.id.device)?), word(asked.class_info.class)?);
+        Device::new(bdf, (word(asked.id.vendor)?, word(asked.id.device)?), word(asked.class_info.class)?);
     device.int_pin = u8::try_from(asked.irq_pin).unwrap_or_default();
     device.header = u8::from(asked.pci_bridge.is_some());
     device.bars = rows.iter().map(bar).collect();

@@ -114,7 +114,7 @@ impl Model {
             model: Some(self.name().to_owned()),
             int_pin: self.int_pin,
             bars: self.bars.iter().map(bar).collect(),
-            ..blank(bdf, self.id, self.class)
+            ..Device::new(bdf, self.id, self.class)
         };
         let mut memory = Vec::new();
         self.apply_quirk(&mut device, &mut memory, properties, machine)?;
@@ -196,29 +196,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-}
-
-/// A function with nothing but an identity.
-pub(crate) fn blank(bdf: Bdf, (vendor, device): (u16, u16), class: u16) -> Device {
-    Device {
-        bdf,
-        vendor,
-        device,
-        class,
-        header: 0,
-        command: 0,
-        int_pin: 0,
-        int_line: 0,
-        bars: Vec::new(),
-        raw: Vec::new(),
-        bridge: None,
-        host: None,
-        model: None,
-        sriov: None,
-        virtual_function: false,
-        resizable: Vec::new(),
-        caching: Vec::new(),
     }
 }
 
