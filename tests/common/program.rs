@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The program, run as its users run it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::path::Path;
