@@ -16,7 +16,7 @@ die() {
     exit 1
 }
 
-# need PACKAGE...: installs the Debian packages that are not there yet.
+# need PACKAGE...: installs the Debian packages that are not there yet; stages that run at a time take turns.
 need() {
     local missing=() package
     for package in "$@"; do
@@ -25,15 +25,23 @@ need() {
     [ ${#missing[@]} -eq 0 ] && return
     [ "$(id -u)" = 0 ] || die "needs root to install: ${missing[*]}"
     apt_update_once
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >"$CACHE/apt.log" 2>&1 ||
-        { tail -n 20 "$CACHE/apt.log" >&2; die "cannot install: ${missing[*]}"; }
+    local lock
+    exec {lock}>"$CACHE/apt-install.lock"
+    flock "$lock"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >"$CACHE/apt-install.log" 2>&1 ||
+        { tail -n 20 "$CACHE/apt-install.log" >&2; die "cannot install: ${missing[*]}"; }
+    exec {lock}>&-
 }
 
 # Refreshes the package lists if that was not done within the last hour: an old list names files that are gone.
 apt_update_once() {
-    [ -n "$(find "$CACHE/apt-updated" -mmin -60 2>/dev/null)" ] && return
+    local lock
+    exec {lock}>"$CACHE/apt-update.lock"
+    flock "$lock"
+    if [ -n "$(find "$CACHE/apt-updated" -mmin -60 2>/dev/null)" ]; then exec {lock}>&-; return; fi
     apt-get update -q >"$CACHE/apt.log" 2>&1 || { tail -n 20 "$CACHE/apt.log" >&2; die "apt-get update failed"; }
     touch "$CACHE/apt-updated"
+    exec {lock}>&-
 }
 
 # Sets KERNEL and KERNEL_VERSION: Debian's own kernel, unpacked into the cache with its modules, not installed.
