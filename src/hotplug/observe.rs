@@ -152,12 +152,12 @@ fn settle(stored: &Layout, mut moved: Vec<(usize, Address)>, present: &mut Prese
             }
         }
         // One that must stay may stand where another has gone: then that one stays too.
-        let unfit = moved.iter().position(|(index, _)| !fits(&layout, *index));
-        let Some(unfit) = unfit else {
+        let unfit = moved.iter().copied().find(|(index, _)| !fits(&layout, *index));
+        let Some((index, address)) = unfit else {
             super::promise::settle(&mut layout);
             return layout;
         };
-        let (index, address) = moved.swap_remove(unfit);
+        moved.retain(|(other, _)| *other != index);
         if let Some(bar) = stored.bars.get(index) {
             present.elsewhere.extend(Range::sized(address, bar.size).map(|range| (range, bar.kind)));
         }

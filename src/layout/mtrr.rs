@@ -20,7 +20,7 @@ fn aligned_blocks(range: Range) -> u32 {
     while base < end {
         let left = end.saturating_sub(base);
         // The block that starts at base: as large as base's alignment allows, and no larger than what is left.
-        let exponent = base.trailing_zeros().min(left.ilog2());
+        let exponent = base.trailing_zeros().min(left.checked_ilog2().unwrap_or_default());
         base = base.saturating_add(1_u64.checked_shl(exponent).unwrap_or(left));
         count = count.saturating_add(1);
     }

@@ -281,7 +281,9 @@ fn overview(pen: &mut Pen, map: &Map, room: f64) -> (Places, f64) {
             _ => blocks.push((piece, item)),
         }
     }
-    let height = |range: Range| 20.0 + 2.4 * f64::from(range.size().get().max(1).ilog2().saturating_sub(16));
+    let height = |range: Range| {
+        20.0 + 2.4 * f64::from(range.size().get().checked_ilog2().unwrap_or_default().saturating_sub(16))
+    };
     let total: f64 = blocks.iter().map(|(range, _)| height(*range)).sum();
     let stretch = (room / total).clamp(1.0, 2.2);
     let mut y = TOP;
@@ -357,8 +359,8 @@ impl Panel {
         let items: Vec<&Item> = map.inside(kind).collect();
         let ranges: Vec<Range> = items.iter().filter_map(|item| item.range.intersection(window)).collect();
         let pieces = pieces(window, &ranges);
-        let used: u64 =
-            pieces.iter().filter(|(_, cover)| *cover > 0).map(|(piece, _)| piece.size().get()).sum();
+        let used = pieces.iter().filter(|(_, cover)| *cover > 0).map(|(piece, _)| piece.size().get());
+        let used = used.fold(0, u64::saturating_add);
         let clashes: Vec<Range> =
             pieces.iter().filter(|(_, cover)| *cover > 1).map(|(piece, _)| *piece).collect();
         let is_folded = |(piece, cover): &(Range, usize)| {

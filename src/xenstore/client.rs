@@ -171,7 +171,7 @@ impl Client {
         let (jobs, waiting) = channel::<Job>();
         let (opened, opening) = channel::<Result<(), OpenError>>();
         let counter = Arc::clone(&answers);
-        std::thread::spawn(move || match xen_sys::Xs::open() {
+        let connection = move || match xen_sys::Xs::open() {
             Ok(xs) => {
                 let connection = Connection { handle: Rc::new(Handle { xs, answers: counter }) };
                 if opened.send(Ok(())).is_ok() {
@@ -182,7 +182,8 @@ impl Client {
                 // If nobody waits any more, nobody wants to know.
                 let _ = opened.send(Err(error));
             }
-        });
+        };
+        std::thread::Builder::new().spawn(connection).map_err(StoreError::Thread)?;
         let client = Self { jobs, answers };
         client.wait(&opening)??;
         Ok(client)

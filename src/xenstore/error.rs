@@ -15,6 +15,9 @@ pub enum StoreError {
     /// No connection to a store.
     #[error("no connection to xenstore: {0}")]
     Open(#[from] xen_sys::OpenError),
+    /// There can be no thread to hold the connection.
+    #[error("no thread to talk to xenstored: {0}")]
+    Thread(#[source] io::Error),
     /// The daemon takes requests but does not answer.
     #[error("xenstored has not answered for {seconds} s: it is stopped or stuck")]
     NoAnswer {

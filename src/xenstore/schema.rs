@@ -240,12 +240,9 @@ fn bar_key(bdf: Bdf) -> String {
 fn cut(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.len().min(LONGEST_VALUE);
-        while !rest.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        let (piece, remainder) = rest.split_at(end);
+    while !rest.is_empty()
+        && let Some((piece, remainder)) = rest.split_at_checked(rest.floor_char_boundary(LONGEST_VALUE))
+    {
         pieces.push(piece);
         rest = remainder;
     }

@@ -117,7 +117,7 @@ fn converse(mut child: Child, bdf: Bdf, driver: &str) -> Result<Emulated, String
     };
     let (sender, receiver) = mpsc::channel();
     let driver = driver.to_owned();
-    std::thread::spawn(move || {
+    let conversation = move || {
         // Nobody listens any more where this was too late.
         let mut output = BufReader::new(output);
         // qapi takes a greeting for granted: a QEMU that has ended is noticed before.
@@ -127,8 +127,12 @@ fn converse(mut child: Child, bdf: Bdf, driver: &str) -> Result<Emulated, String
             Err(error) => Err(error.to_string()),
         };
         sender.send(answer).ok();
-    });
-    let answer = receiver.recv_timeout(PATIENCE);
+    };
+    let started = std::thread::Builder::new().spawn(conversation);
+    let answer = match started {
+        Ok(_) => receiver.recv_timeout(PATIENCE),
+        Err(error) => Ok(Err(format!("no thread to talk to it: {error}"))),
+    };
     child.kill().ok();
     child.wait().ok();
     match answer {
