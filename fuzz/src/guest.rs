@@ -4,9 +4,9 @@
 use arbitrary::Arbitrary;
 use xen_pci_layout::address::{Address, Size};
 use xen_pci_layout::guest::{
-    Guest, HostCpu, MMIO_HOLE_SIZE, MemoryMapEntry, PLATFORM_BAR_UC, RESERVED_TYPE, Reserve,
+    Guest, HostCpu, MMIO_HOLE_SIZE, MemoryMapEntry, MemoryRange, PLATFORM_BAR_UC, RESERVED_TYPE, Reserve,
 };
-use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device, Sbdf};
+use xen_pci_layout::pci::{Bar, BarKind, Bdf, Device, Sbdf, VirtualBar, VirtualFunctions};
 use xen_pci_layout::planner::Options;
 
 const M: u64 = 1 << 20;
@@ -26,8 +26,10 @@ pub struct Request {
     resize_hole: bool,
     maps_containing_page: bool,
     accept_unaligned: bool,
+    explain: bool,
     device_model: Vec<u16>,
     reserved: Vec<Reserved>,
+    relaxed: Vec<Reserved>,
     bars: Vec<Wish>,
 }
 
@@ -48,6 +50,8 @@ struct Wish {
     bus: u8,
     /// The host's address, in units of 256 bytes, for a passed-through function.
     host: Option<u16>,
+    /// The function's virtual functions: how many, and each one's BAR.
+    sriov: Option<(u8, bool, u8)>,
 }
 
 impl Request {
@@ -78,12 +82,14 @@ impl Request {
         guest.device_model_memory =
             self.device_model.iter().take(6).map(|pages| Size::new(u64::from(*pages) << 12)).collect();
         guest.memory_map = self.reserved.iter().take(8).map(Reserved::entry).collect();
+        guest.relaxed_memory = self.relaxed.iter().take(4).map(Reserved::range).collect();
         guest.devices = devices(&self.bars);
         let options = Options {
             resize_hole: self.resize_hole,
             high_above: self.high_above.map(|exponent| Size::new(1 << (exponent % 48))),
             maps_containing_page: self.maps_containing_page,
             accept_unaligned: self.accept_unaligned,
+            explain: self.explain,
             ..Options::default()
         };
         (guest, options)
@@ -92,14 +98,15 @@ impl Request {
 
 impl Reserved {
     fn entry(&self) -> MemoryMapEntry {
+        let MemoryRange { addr, size } = self.range();
+        MemoryMapEntry { addr, size, kind: RESERVED_TYPE }
+    }
+
+    fn range(&self) -> MemoryRange {
         let page = u64::from(self.page) << 12;
         // From 1 MiB on below 4 GiB, or somewhere in the first 64 TiB.
         let addr = if self.above { (1 << 32) + (page << 2) } else { M + page % ((1 << 32) - M) };
-        MemoryMapEntry {
-            addr: Address::new(addr),
-            size: Size::new(u64::from(self.pages) << 12),
-            kind: RESERVED_TYPE,
-        }
+        MemoryRange { addr: Address::new(addr), size: Size::new(u64::from(self.pages) << 12) }
     }
 }
 
@@ -147,6 +154,15 @@ fn devices(wishes: &[Wish]) -> Vec<Device> {
         device.bridge = behind[bus];
         device.host =
             wish.host.and_then(|_| format!("0000:3b:{:02x}.{}", at >> 3, at & 7).parse::<Sbdf>().ok());
+        device.sriov = wish.sriov.map(|(more, wide, exponent)| VirtualFunctions {
+            total_vfs: 1 + u16::from(more),
+            bars: vec![VirtualBar {
+                reg: 0x10,
+                kind: if wide { BarKind::Mem64 } else { BarKind::Mem32 },
+                size: Size::new(1 << (4 + exponent % 28)),
+                prefetch: wide && wish.prefetch,
+            }],
+        });
         let reg = if kind == BarKind::Rom { 0x30 } else { 0x10 };
         let bar = wish.bar(reg, kind, device.host.is_some());
         device.bars.push(bar);

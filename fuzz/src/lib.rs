@@ -44,7 +44,7 @@ pub fn planned(guest: &Guest, options: &Options) -> Option<Layout> {
     turned.devices.reverse();
     turned.devices.iter_mut().for_each(|device| device.bars.reverse());
     let other = plan(&turned, options).expect("the order of devices decides nothing");
-    assert_eq!(other.bars, layout.bars);
+    assert_eq!((&other.bars, &other.vf_bars), (&layout.bars, &layout.vf_bars));
     assert_eq!((other.mmio_hole_size, &other.windows), (layout.mmio_hole_size, &layout.windows));
 
     let built = Options { built_hole: Some(layout.mmio_hole_size), ..options.clone() };
@@ -54,7 +54,7 @@ pub fn planned(guest: &Guest, options: &Options) -> Option<Layout> {
     let keep = Options { keep: Some(Box::new(layout.clone())), ..options.clone() };
     let kept = plan(guest, &keep).expect("what there is a layout for has one that keeps it");
     assert_eq!(check(guest, &kept), []);
-    assert_eq!(kept.bars, layout.bars, "nothing needs to move");
+    assert_eq!((&kept.bars, &kept.vf_bars), (&layout.bars, &layout.vf_bars), "nothing needs to move");
     Some(layout)
 }
 
@@ -113,7 +113,8 @@ fn one_less(guest: &Guest, options: &Options) {
 
 /// What libxl and QEMU would build of a configuration, and everything about that guest.
 pub fn configured(config: &DomainConfig, host: Option<Host>) {
-    let surroundings = Surroundings { phys_bits: 39, cpu: None, rdm: Vec::new(), host, ask_qemu: None, shows_sriov: false };
+    let surroundings =
+        Surroundings { phys_bits: 39, cpu: None, rdm: Vec::new(), host, ask_qemu: None, shows_sriov: false };
     if let Ok(guest) = domain::guest(config, &surroundings, &mut Vec::new()) {
         everything(&guest);
     }
