@@ -11,6 +11,7 @@ use crate::daemon::{Daemon, Kind};
 use crate::helper::{apply, finish, guest, program, run, show};
 
 crate::on_both_daemons!(
+    what_is_attached_and_detached_again_leaves_no_trace,
     eight_at_once_take_no_space_twice_and_lose_no_device,
     eight_that_come_and_go_keep_every_promise,
     what_has_no_room_is_refused_and_nothing_is_written,
@@ -37,6 +38,18 @@ fn start(daemon: &Daemon, command: &str, device: &Path) -> Child {
 
 fn stored(daemon: &Daemon) -> Value {
     serde_json::from_str(&show(&daemon.socket(), 7).succeeded()).unwrap()
+}
+
+fn what_is_attached_and_detached_again_leaves_no_trace(kind: Kind) {
+    let daemon = Daemon::start(kind);
+    daemon.make_domain(7);
+    apply(&daemon.socket(), 7, &guest(&daemon.directory, "one", &[4096])).succeeded();
+    let before = daemon.client().dump("/local/domain/7/hvmloader/pci/layout");
+    let device = device(&daemon, 8, MIB, MIB);
+    finish(start(&daemon, "attach", &device), Instant::now()).succeeded();
+    assert_eq!(stored(&daemon)["bars"].as_array().unwrap().len(), 3);
+    finish(start(&daemon, "detach", &device), Instant::now()).succeeded();
+    assert_eq!(daemon.client().dump("/local/domain/7/hvmloader/pci/layout"), before);
 }
 
 fn eight_at_once_take_no_space_twice_and_lose_no_device(kind: Kind) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, Kind};
-use crate::helper::{Outcome, apply, guest, program, run, show};
+use crate::helper::{Outcome, apply, guest, plan, program, run, show};
 
 crate::on_both_daemons!(
     verify_agrees_about_a_guest_that_is_as_stored,
@@ -69,8 +69,7 @@ fn device_model(daemon: &Daemon, layout: &Value, change: impl FnOnce(&mut Value)
 
 /// What the loader of `layout` logs.
 fn log(daemon: &Daemon, guest: &Path, layout: &Value) -> PathBuf {
-    let lines = run(program(Path::new("/nonexistent")).args(["plan", "--format", "hvmloader"]).arg(guest))
-        .succeeded();
+    let lines = plan(guest, "hvmloader");
     let window = |kind: &str| {
         let windows = layout["windows"].as_array().unwrap();
         let end = |window: &Value, name: &str| window[name].as_u64().unwrap();
