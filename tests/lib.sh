@@ -70,10 +70,12 @@ debian_kernel() {
 }
 
 # suite_apt SUITE: sets `suite_options`, apt's for another Debian release's main archive than this machine runs, and refreshes its lists; the
-# system's own sources stay as they are.
+# system's own sources stay as they are. Stages that run at a time take turns: until the shell that called this ends.
 suite_apt() {
     need debian-archive-keyring
     local suite=$1 home=$CACHE/debian archive
+    exec 7>"$CACHE/suite-apt.lock"
+    flock 7
     apt_update_once
     # shellcheck disable=SC2016 # apt's own format, not the shell's
     archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' \
@@ -124,8 +126,8 @@ fetch_kernel() {
         [ -n "$package" ] || die "linux-image-amd64 of $suite names no kernel"
         work=$(mktemp -d "$CACHE/kernel.XXXXXX")
         suite_download "$package" "$work"
-        dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards './boot/vmlinuz-*' >"$kept.new"
-        mv "$kept.new" "$kept"
+        dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards './boot/vmlinuz-*' >"$work/vmlinuz"
+        mv "$work/vmlinuz" "$kept"
         rm -rf "$work"
     fi
     printf '%s\n' "$kept"

@@ -24,6 +24,9 @@ patched_toolstack() {
 # note TEXT: a line of the scenario's own account, with dom0's uptime.
 note() { printf '[%7.1f] %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$*"; }
 
+# Arguments of QEMU's that put the guest's kernel where its first part, kernel=, jumps to (split_kernel in tests/xen/run).
+KERNEL_BODY='"-device","loader,file=/host/guest.body,addr=0x1000000,force-raw=on"'
+
 # guest NAME LINE...: writes NAME's xl.cfg into its folder, and sets $dir to it.
 guest() {
     name=$1
@@ -34,7 +37,8 @@ guest() {
 name="$name"
 type="hvm"
 vcpus=1
-kernel="/host/guest-kernel"
+kernel="/host/guest.start"
+device_model_args=[$KERNEL_BODY]
 ramdisk="/host/guest.cpio.gz"
 extra="console=hvc0 quiet"
 vnc=0
@@ -64,12 +68,12 @@ await_ready() {
     dir=$RESULTS/$name
     started=$(date +%s)
     until grep -q '^GUEST-READY' "$(console "$name")" 2>/dev/null; do
-        if ! xl domid "$name" >/dev/null 2>&1 || [ $(($(date +%s) - started)) -gt "$BOOT_LIMIT" ]; then
+        if ! xenstore-exists "/local/domain/$domid" || [ $(($(date +%s) - started)) -gt "$BOOT_LIMIT" ]; then
             keep_logs "$name"
             tail -n 5 "$dir/hvmloader.log" "$dir/guest.log" "$dir/qemu-dm.log" 2>/dev/null
             fail "$name did not report within $(($(date +%s) - started)) s"
         fi
-        sleep 1
+        usleep 500000
     done
     keep_logs "$name"
     note "$name (domain $domid) reported $(($(date +%s) - started)) s after its start"
@@ -88,28 +92,28 @@ boot() {
     await_ready "$1"
 }
 
-# ask NAME COMMAND...: has the guest's reporter obey COMMAND (guest/init.c); its answer goes to standard output.
+# ask NAME COMMAND...: has the guest's reporter, domain $domid, obey COMMAND (guest/init.c); its answer goes to standard output.
 ask() {
     log=$(console "$1")
     asked=$((${asked:-0} + 1))
     tag=answer-$$-$asked
-    tty=$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty") || fail "$1 has no console"
+    tty=$(xenstore-read "/local/domain/$domid/console/tty") || fail "$1 has no console"
     lines=$(wc -l <"$log")
     shift
     echo "$tag $*" >"$tty"
     waited=0
-    until tail -n "+$((lines + 1))" "$log" | grep -q "^$tag "; do
+    until grep -q "^$tag " "$log"; do
         waited=$((waited + 1))
         [ "$waited" -le $((ANSWER_LIMIT * 4)) ] || fail "the guest does not answer: $*"
         usleep 250000
     done
-    tail -n "+$((lines + 1))" "$log" | tr -d '\r' | sed "/^$tag /q" | grep -v "^$tag "
-    tail -n "+$((lines + 1))" "$log" | grep -q "^$tag done" || fail "the guest says that it failed: $*"
+    tail -n "+$((lines + 1))" "$log" | tr -d '\r' |
+        awk -v "tag=$tag" '$1 == tag { done = $2 == "done"; exit } { print } END { exit !done }' || fail "the guest says that it failed: $*"
 }
 
 # tell NAME COMMAND...: the same where no answer is to be had.
 tell() {
-    tty=$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty") || fail "$1 has no console"
+    tty=$(xenstore-read "/local/domain/$domid/console/tty") || fail "$1 has no console"
     shift
     echo "told $*" >"$tty"
 }
@@ -127,12 +131,13 @@ assignable() {
     done
 }
 
-# attach NAME HOST-BDF GUEST-BDF: xl pci-attach, then what the guest's kernel said about it, into attach-HOST-BDF.log beside the
+# attach NAME HOST-BDF GUEST-BDF: xl pci-attach into that slot, then what the guest's kernel said about it, into attach-HOST-BDF.log beside the
 # guest's other logs.
 attach() {
     log_file=$RESULTS/$1/attach-$2.log
     ask "$1" dmesg >/dev/null
-    xl pci-attach "$1" "$2" >"$log_file" 2>&1 || { cat "$log_file"; fail "xl pci-attach $1 $2"; }
+    into=${3#*:}
+    xl pci-attach "$1" "$2@${into%.*}" >"$log_file" 2>&1 || { cat "$log_file"; fail "xl pci-attach $1 $2"; }
     ask "$1" await "0000:$3" present 30
     ask "$1" dmesg >>"$log_file"
 }
@@ -149,39 +154,66 @@ verified() {
     verified_file=$RESULTS/$1/verify.json
     shift
     status=0
-    xen-pci-layout verify --domid "$(xl domid "$verified_name")" --format json >"$verified_file" 2>"$verified_file.err" || status=$?
-    found=$(jq -r '[.disagreements[].code] | unique | join(" ")' "$verified_file")
+    xen-pci-layout verify --domid "$domid" --format json >"$verified_file" 2>"$verified_file.err" || status=$?
+    jq -r '.disagreements, .notes | [.[].code] | unique | join(" ")' "$verified_file" >"$verified_file.codes"
+    found=$(sed -n 1p "$verified_file.codes")
     if [ "$found" != "$*" ] || [ "$status" != "$(($# > 0))" ]; then
         cat "$verified_file" "$verified_file.err"
         fail "$verified_name: verify ends with $status and finds: $found"
     fi
-    note "$verified_name: verify: ${*:-all agree} ($(jq -r '.compared.bars' "$verified_file") BARs; $(jq -r '[.notes[].code] | unique | join(" ")' "$verified_file"))"
+    note "$verified_name: verify: ${*:-all agree} ($(sed -n 's/.*"bars": *\([0-9]*\).*/\1/p' "$verified_file") BARs; $(sed -n 2p "$verified_file.codes"))"
+}
+
+# forecast_held NAME ANSWER [LOWEST]: each BAR of the card in NAME is where attach's ANSWER said that Linux would put it; with LOWEST,
+# of those that were forecast at or above it.
+forecast_held() {
+    jq -r --argjson lowest "${3:-0}" '.bdf, (.forecast[] | select(.address >= $lowest) | "\((.reg - 16) / 4 + 2) \(.address)")' "$2" >"$2.table"
+    bdf=$(sed -n 1p "$2.table")
+    ask "$1" function "0000:$bdf" >"$2.function"
+    sed 1d "$2.table" >"$2.forecast"
+    [ -s "$2.forecast" ] || fail "attach forecast nothing: $2"
+    while read -r line address; do
+        seen=$(sed -n "${line}s/ .*//p" "$2.function")
+        [ $((seen)) = "$address" ] || fail "$bdf: BAR $((line - 2)) is at $seen, attach forecast $(printf '0x%x' "$address")"
+    done <"$2.forecast"
+    note "$1: $bdf: $(wc -l <"$2.forecast") BARs are where attach forecast them"
 }
 
 # expect TEXT FILE: FILE has a line with TEXT, which is printed.
 expect() { grep -F -m 1 -- "$1" "$2" || fail "not in $2: $1"; }
+
+# tabulate NAME LAYOUT: LAYOUT (layout/1) as lines for the shell, which has no other way with JSON than jq, a slow starter here.
+tabulate() {
+    jq -r '(.bars[] | "bar \(.bdf) \(.reg) \(.kind) \(.address)"), (.windows[] | select(.kind != "io") | "window \(.start) \(.end)"),
+        "hole \(.mmio_hole_size)", "low-ram \(.low_mem_pgend)", "high-ram \(.high_mem_pgend)"' "$2" >"$RESULTS/$1/layout.table"
+}
+
+# rows NAME KIND: those lines of one kind, without it.
+rows() { sed -n "s/^$2 //p" "$RESULTS/$1/layout.table"; }
 
 # check_layout NAME LAYOUT: the guest's kernel, its functions' registers and the device model have every BAR where LAYOUT
 # (layout/1) has it, the root bus has LAYOUT's windows and no others, and RAM ends where LAYOUT ends it.
 check_layout() {
     checked=$RESULTS/$1
     log=$checked/guest.log
+    tabulate "$1" "$2"
     xl qemu-monitor-command "$1" "info pci" >"$checked/info-pci" || fail "xl qemu-monitor-command $1 'info pci'"
-    jq -r '.bars[] | "\(.bdf) \(.reg) \(.kind) \(.address)"' "$2" >"$checked/planned-bars"
+    rows "$1" bar >"$checked/planned-bars"
+    [ -s "$checked/planned-bars" ] || fail "$1: a layout without BARs"
     while read -r bdf reg kind address; do
         check_bar "$log" "$checked/info-pci"
     done <"$checked/planned-bars"
     note "$1: $(wc -l <"$checked/planned-bars") BARs are where they were planned"
 
     # The kernel prints a window with the last address; the first megabyte's VGA window is not the plan's.
-    jq -r '.windows[] | select(.kind != "io") | "\(.start) \(.end)"' "$2" |
+    rows "$1" window |
         while read -r start end; do printf '[mem 0x%08x-0x%08x window]\n' "$start" $((end - 1)); done | sort >"$checked/windows-planned"
     sed -n 's/.*root bus resource \(\[mem .*\]\)/\1/p' "$log" | grep -vF '0x000a0000-0x000bffff' | sort >"$checked/windows-seen"
     diff "$checked/windows-planned" "$checked/windows-seen" || fail "$1: the windows in _CRS are not the planned ones"
 
-    ram_end=$(printf '%08x' $(($(jq .low_mem_pgend "$2") * 4096)))
+    ram_end=$(printf '%08x' $(($(rows "$1" low-ram) * 4096)))
     grep -q "\[..\]: 00000000:00100000 - 00000000:$ram_end: RAM" "$checked/hvmloader.log" || fail "$1: low RAM does not end at $ram_end"
-    high=$(jq .high_mem_pgend "$2")
+    high=$(rows "$1" high-ram)
     if [ "$high" -gt 0 ]; then
         ram_end=$(printf '%08x:%08x' $((high >> 20)) $((high * 4096 & 0xffffffff)))
         grep -q "\[..\]: 00000001:00000000 - $ram_end: RAM" "$checked/hvmloader.log" || fail "$1: high RAM does not end at $ram_end"
@@ -220,14 +252,14 @@ register() {
 create_planned() {
     planned=$RESULTS/$1
     xen-pci-layout plan --format json "$planned/xl.cfg" >"$planned/plan.json" || fail "plan $1"
-    printf '%s\n' "mmio_hole=$(($(jq .mmio_hole_size "$planned/plan.json") >> 20))" 'firmware_override="/host/hvmloader"' \
-        >>"$planned/xl.cfg"
+    tabulate "$1" "$planned/plan.json"
+    printf '%s\n' "mmio_hole=$(($(rows "$1" hole) >> 20))" 'firmware_override="/host/hvmloader"' >>"$planned/xl.cfg"
     create "$1" -p
     xen-pci-layout apply --built --domid "$domid" "$planned/xl.cfg" || fail "apply --built $1"
     xenstore-ls "/local/domain/$domid/hvmloader" >"$planned/xenstore"
     xen-pci-layout show --domid "$domid" --format json >"$planned/layout.json" || fail "show $1"
-    jq -S 'del(.warnings)' "$planned/plan.json" >"$planned/plan-sorted"
-    jq -S 'del(.warnings)' "$planned/layout.json" | diff "$planned/plan-sorted" - || fail "$1: what is stored is not what was planned"
+    jq -en 'def plan: input | del(.warnings); plan == plan' "$planned/plan.json" "$planned/layout.json" >/dev/null ||
+        fail "$1: what is stored, layout.json, is not what was planned, plan.json"
 }
 
 # boot_planned NAME: the same, then the guest's start, and everything where it was planned.
@@ -239,8 +271,8 @@ boot_planned() {
     verified "$1"
 }
 
-# at NAME BDF REG: where the guest's function has that BAR by the stored layout, in C's notation.
-at() { printf '0x%x' "$(jq --arg bdf "$2" --argjson reg "$3" '.bars[] | select(.bdf == $bdf and .reg == $reg).address' "$RESULTS/$1/layout.json")"; }
+# at NAME BDF REG: where the guest's function has that BAR by the layout that was tabulated, in C's notation.
+at() { printf '0x%x' "$(rows "$1" bar | sed -n "s/^$2 $3 [^ ]* //p")"; }
 
 # edu_answers NAME BDF ADDRESS: edu's identification register, read by the guest.
 edu_answers() {
@@ -261,6 +293,6 @@ testdev_answers() {
 
 # at_now NAME BDF REG: the same by the layout that is stored now, in decimal.
 at_now() {
-    xen-pci-layout show --domid "$(xl domid "$1")" --format json |
+    xen-pci-layout show --domid "$domid" --format json |
         jq --arg bdf "$2" --argjson reg "$3" '.bars[] | select(.bdf == $bdf and .reg == $reg).address'
 }

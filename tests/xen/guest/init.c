@@ -8,6 +8,7 @@
  *
  * Commands (numbers in any notation of C), each answered by its output and a line "TAG done" or "TAG failed":
  *   TAG report                    the report again
+ *   TAG function BDF              one function's part of the report
  *   TAG dmesg                     the kernel's lines since the last time they were printed
  *   TAG read ADDRESS COUNT        COUNT 32-bit words of physical memory, through /dev/mem
  *   TAG write8 ADDRESS VALUE      one byte to physical memory
@@ -282,6 +283,8 @@ static int obey(char **word, int words, size_t *seen)
 {
     if (!strcmp(word[1], "report"))
         return report(seen), 0;
+    if (!strcmp(word[1], "function") && words == 3)
+        return report_function(word[2]), 0;
     if (!strcmp(word[1], "dmesg"))
         return report_dmesg(seen), 0;
     if (!strcmp(word[1], "read") && words == 4)
