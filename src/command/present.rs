@@ -69,27 +69,31 @@ pub enum Whereabouts {
     Socket(DeviceModel),
     /// Nowhere yet.
     None,
-    /// In the stub domain of that number.
+    /// In the stub domain of that number, out of reach.
     StubDomain(String),
 }
 
-/// Where the domain's device model can be asked.
+/// Where the domain's device model can be asked. For a Linux stub domain libxl keeps a proxy, at the place where it finds a
+/// QEMU in dom0 too (libxl_dm.c, spawn_qmp_proxy).
 #[cfg(feature = "xenstore")]
 pub fn device_model(store: &Store, domid: Domid) -> Result<Whereabouts, Failure> {
-    if let Some(stub) = store.read_domain_key(domid, "image/device-model-domid")? {
-        return Ok(Whereabouts::StubDomain(stub));
-    }
     // libxl names its lock by the domain's UUID, which /local/domain/N/vm ends with.
     let vm = store.read_domain_key(domid, "vm")?;
     let model = vm.as_deref().and_then(|vm| vm.strip_prefix("/vm/")).map(|uuid| DeviceModel::of(domid, uuid));
-    Ok(model.filter(|model| model.socket().exists()).map_or(Whereabouts::None, Whereabouts::Socket))
+    if let Some(model) = model.filter(|model| model.socket().exists()) {
+        return Ok(Whereabouts::Socket(model));
+    }
+    Ok(store
+        .read_domain_key(domid, "image/device-model-domid")?
+        .map_or(Whereabouts::None, Whereabouts::StubDomain))
 }
 
 /// Why a device model in a stub domain is not asked.
 #[cfg(feature = "xenstore")]
 pub fn out_of_reach(domid: Domid, stub: &str) -> String {
     format!(
-        "the device model of domain {domid} runs in the stub domain {stub} and cannot be asked where the guest's BARs are"
+        "the device model of domain {domid} runs in the stub domain {stub}, to which libxl has no socket: it cannot be asked \
+         where the guest's BARs are"
     )
 }
 

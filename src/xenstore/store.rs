@@ -165,7 +165,12 @@ impl Store {
         self.client.run(move |connection| {
             reading(connection, domid, |span| {
                 let Some(stored) = stored(span, domid)? else { return Ok(None) };
-                let device_model = device_model(span, domid)?;
+                let mut device_model = device_model(span, domid)?;
+                // libxl starts a stub domain when the layout is stored: until that is written again, domain 0 has this part.
+                let moved = format!("{}/version", schema::device_model_root(device_model, domid));
+                if read(span, &moved)?.is_none() {
+                    device_model = 0;
+                }
                 let trees = schema::subtrees(domid, device_model, &stored.layout, stored.generation)?;
                 let mut found = differences(span, &trees)?;
                 found.extend(strangers(span, &trees)?);
