@@ -79,7 +79,8 @@ fn ram_is_laid_out_for_maxmem_around_the_hole() {
     let guest = build("memory=3072\nmmio_hole=2048", &alone());
     assert_eq!(map(&guest), [(1 << 20, 2047 << 20, 1), (1 << 32, 1016 << 20, 1)]);
     assert_eq!(guest.xenstore["platform/mmio_hole_size"], "2147483648");
-    let plain = build("memory=512\nfirmware='uefi'", &alone());
+    let (plain, warnings) = try_build("memory=512\nfirmware='uefi'", &alone()).unwrap();
+    assert_eq!(warnings, ["uefi-firmware"]);
     assert_eq!(plain.xenstore["hvmloader/bios"], "ovmf");
     assert_eq!(plain.xenstore["hvmloader/allow-memory-relocate"], "0");
     assert!(!plain.xenstore.contains_key("platform/mmio_hole_size"));

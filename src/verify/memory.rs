@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{DeviceModelState, Evidence, Verdict};
-use crate::address::{Address, Range};
+use crate::address::{Address, Range, Size};
 use crate::guest::DEFAULT_HOLE;
 use crate::layout::{Layout, ReservedKind};
 use crate::source::hvmloader_log::Run;
@@ -16,6 +16,22 @@ struct Ram {
     low: Address,
     /// Above; `None` where there is none.
     high: Option<Address>,
+}
+
+/// What a loader takes from RAM at most: an image of OVMF has 4 MiB, and tables hardly one.
+const FIRMWARE: Size = Size::new(16 << 20);
+
+impl Ram {
+    /// Whether this is `given` without some of its last pages, as mem_hole_populate_ram takes them for memory elsewhere
+    /// once the guest has all that it may have: above 4 GiB if there is RAM, else below.
+    fn is_less_what_firmware_took(self, given: Self) -> bool {
+        let (end, given_end) = match (self.high, given.high) {
+            (Some(end), Some(given_end)) if self.low == given.low => (end, given_end),
+            (None, None) => (self.low, given.low),
+            _ => return false,
+        };
+        end < given_end && given_end.distance_from(end) <= FIRMWARE
+    }
 }
 
 impl fmt::Display for Ram {
@@ -64,17 +80,26 @@ fn border(model: &DeviceModelState) -> Address {
 }
 
 fn ram(evidence: &Evidence, verdict: &mut Verdict) {
-    let witnesses = [
-        ("the layout", evidence.layout.as_ref().and_then(ram_of_layout)),
-        ("the loader's memory map", evidence.loader.as_ref().and_then(ram_of_loader)),
-        ("QEMU", evidence.device_model.as_ref().and_then(ram_of_device_model)),
-    ];
-    let mut known = witnesses.into_iter().filter_map(|(who, ram)| Some((who, ram?)));
-    let Some((first, expected)) = known.next() else { return };
-    for (who, found) in known {
-        if found != expected {
-            verdict.disagree("ram", format!("RAM ends at {found} for {who}, and at {expected} for {first}"));
-        }
+    let layout = evidence.layout.as_ref().and_then(ram_of_layout);
+    let model = evidence.device_model.as_ref().and_then(ram_of_device_model);
+    if let (Some(layout), Some(model)) = (layout, model)
+        && layout != model
+    {
+        verdict.disagree("ram", format!("RAM ends at {model} for QEMU, and at {layout} for the layout"));
+    }
+    let told = layout.map(|ram| ("the layout", ram)).or(model.map(|ram| ("QEMU", ram)));
+    let (Some((who, given)), Some(mapped)) = (told, evidence.loader.as_ref().and_then(ram_of_loader)) else {
+        return;
+    };
+    if mapped == given {
+        return;
+    }
+    let message = format!("RAM ends at {mapped} for the loader's memory map, and at {given} for {who}");
+    if mapped.is_less_what_firmware_took(given) {
+        verdict
+            .note("ram-for-firmware", format!("{message}: the loader took the last of it for the firmware"));
+    } else {
+        verdict.disagree("ram", message);
     }
 }
 

@@ -241,6 +241,11 @@ fn build_board(
     for controller in hot_plugged_usb(config) {
         board.add(&Requested::new(controller, ""))?;
     }
+    if config.bios.as_deref().is_some_and(|bios| bios.eq_ignore_ascii_case("ovmf")) {
+        let message = "firmware=\"uefi\": an OVMF that was built for Xen keeps BARs where the loader put them; others, Debian's \
+                       ovmf of bookworm among them, give every BAR another address: ask `verify` once the guest runs";
+        warnings.push(Warning::new("uefi-firmware", message));
+    }
     if config.graphics_passthrough {
         let message = "gfx_passthru: QEMU changes the host bridge, and keeps slot 2 for Intel's graphics from 8.0 on; \
                        neither is modelled here: give the device its slot, such as @2";
