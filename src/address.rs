@@ -71,23 +71,38 @@ impl Address {
     /// The next address at or above `self` that is a multiple of `alignment`; `None` past the highest address or
     /// for an alignment of zero.
     pub const fn align_up(self, alignment: Size) -> Option<Self> {
-        match self.0.checked_next_multiple_of(alignment.0) {
-            Some(bytes) => Some(Self(bytes)),
+        match self.past_multiple_of(alignment) {
+            Some(Size::ZERO) => Some(self),
+            Some(past) => self.checked_add(alignment.saturating_sub(past)),
             None => None,
         }
     }
 
     /// The highest multiple of `alignment` at or below `self`; zero for an alignment of zero.
     pub const fn align_down(self, alignment: Size) -> Self {
-        match self.0.checked_rem(alignment.0) {
-            Some(rest) => Self(self.0.saturating_sub(rest)),
+        match self.past_multiple_of(alignment) {
+            Some(past) => Self(self.0.saturating_sub(past.0)),
             None => Self(0),
         }
     }
 
     /// Whether `self` is a multiple of `alignment`; false for an alignment of zero.
     pub const fn is_aligned(self, alignment: Size) -> bool {
-        matches!(self.0.checked_rem(alignment.0), Some(0))
+        matches!(self.past_multiple_of(alignment), Some(Size::ZERO))
+    }
+
+    /// How far `self` is above a multiple of `alignment`; `None` for an alignment of zero.
+    const fn past_multiple_of(self, alignment: Size) -> Option<Size> {
+        // Nearly all alignments are powers of two, and a planner asks often enough for a division to show.
+        let past = if alignment.is_power_of_two() {
+            Some(self.0 & alignment.0.saturating_sub(1))
+        } else {
+            self.0.checked_rem(alignment.0)
+        };
+        match past {
+            Some(bytes) => Some(Size(bytes)),
+            None => None,
+        }
     }
 }
 

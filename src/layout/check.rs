@@ -4,10 +4,13 @@
 //! Deliberately plain: it compares what is there with what the rules say, pair by pair where order does not make that
 //! needless. Tests run it over every layout; commands run it over every layout before it is printed or stored.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, LARGEST_HOLE, SMALLEST_HOLE};
-use crate::layout::{Layout, PlacedBar, WindowKind};
-use crate::pci::{BarKind, Bdf};
+use crate::layout::{BridgeWindows, Layout, PlacedBar, PlacedVfBars, Reservation, WindowKind};
+use crate::pci::{BarKind, Bdf, Device};
 
 /// A rule that a layout breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,11 +18,53 @@ use crate::pci::{BarKind, Bdf};
 pub struct Violation(String);
 
 /// Something with an address, for the pairwise rules.
-struct Item {
-    name: String,
-    range: Range,
+struct Item<'a> {
     /// What two items of the same owner may share is still nothing; the owner is for the message.
+    owner: Owner<'a>,
+    range: Range,
     io: bool,
+}
+
+/// Whose an address is. It is shown only where a rule is broken.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Bar(&'a PlacedBar),
+    VfBars(&'a PlacedVfBars),
+    Reservation(&'a Reservation),
+}
+
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bar(bar) => write!(f, "{} BAR 0x{:02x} ({})", bar.bdf, bar.reg, bar.size),
+            Self::VfBars(bars) => {
+                write!(f, "{} VF BAR 0x{:02x} ({} for each of {})", bars.bdf, bars.reg, bars.size, bars.count)
+            }
+            Self::Reservation(reservation) => {
+                write!(f, "the {} reservation ({})", reservation.window, reservation.size)
+            }
+        }
+    }
+}
+
+/// The guest's functions and the layout's bridges by where they are.
+struct Functions<'a> {
+    devices: BTreeMap<Bdf, &'a Device>,
+    bridges: BTreeMap<Bdf, &'a BridgeWindows>,
+}
+
+impl<'a> Functions<'a> {
+    fn of(guest: &'a Guest, layout: &'a Layout) -> Self {
+        Self {
+            devices: guest.devices.iter().map(|device| (device.bdf, device)).collect(),
+            bridges: layout.bridges.iter().map(|bridge| (bridge.bdf, bridge)).collect(),
+        }
+    }
+
+    /// The bridge that a function sits behind.
+    fn above(&self, bdf: Bdf) -> Option<Bdf> {
+        self.devices.get(&bdf)?.bridge
+    }
 }
 
 /// Every rule of docs/layout-rules.md that `layout` breaks for `guest`; empty for a good layout.
@@ -30,18 +75,16 @@ pub fn check(guest: &Guest, layout: &Layout) -> Vec<Violation> {
     ram(guest, layout, &mut broken);
     bars_are_the_guests(guest, layout, &mut broken);
     windows(layout, &mut broken);
-    let items = items(guest, layout, &mut broken);
+    let functions = Functions::of(guest, layout);
+    let items = items(guest, layout, &functions, &mut broken);
     overlaps(items, &mut broken);
-    strangers_behind_bridges(guest, layout, &mut broken);
+    strangers_behind_bridges(layout, &functions, &mut broken);
     found
 }
 
 /// Nothing on another bus lies in a bridge's window.
-fn strangers_behind_bridges(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) {
-    let above = |bdf: Bdf| {
-        let parent = |bdf: &Bdf| guest.devices.iter().find(|device| device.bdf == *bdf)?.bridge;
-        std::iter::successors(parent(&bdf), parent)
-    };
+fn strangers_behind_bridges(layout: &Layout, functions: &Functions<'_>, broken: &mut impl FnMut(String)) {
+    let above = |bdf: Bdf| std::iter::successors(functions.above(bdf), |bdf| functions.above(*bdf));
     for bridge in &layout.bridges {
         let unit = |start: Address, end: Address, unit| start.is_aligned(unit) && end.is_aligned(unit);
         for (io, window) in [(false, bridge.memory), (false, bridge.prefetchable), (true, bridge.io)] {
@@ -159,82 +202,78 @@ fn windows(layout: &Layout, broken: &mut impl FnMut(String)) {
 }
 
 /// Every BAR and reservation, checked on its own, with the pages it takes.
-fn items(guest: &Guest, layout: &Layout, broken: &mut impl FnMut(String)) -> Vec<Item> {
+fn items<'a>(
+    guest: &Guest,
+    layout: &'a Layout,
+    functions: &Functions<'_>,
+    broken: &mut impl FnMut(String),
+) -> Vec<Item<'a>> {
     let mut items = Vec::new();
     let uncached_only = guest.platform_bar_above_window();
     for bar in &layout.bars {
-        let name = format!("{} BAR 0x{:02x} ({})", bar.bdf, bar.reg, bar.size);
+        let owner = Owner::Bar(bar);
         let io = !bar.kind.is_memory();
         let alignment = if io { bar.size } else { bar.size.max(layout.page_size) };
         let start = bar.address.align_down(alignment);
         let offset = bar.address.distance_from(start);
         if !bar.address.is_aligned(bar.size)
-            || (!offset.is_zero() && offset != host_offset(guest, bar, alignment))
+            || (!offset.is_zero() && offset != host_offset(functions, bar, alignment))
         {
-            broken(format!("{name} at {} is not aligned to {alignment}", bar.address));
+            broken(format!("{owner} at {} is not aligned to {alignment}", bar.address));
         }
         let Some(range) = Range::sized(start, alignment) else {
-            broken(format!("{name} at {} runs past the highest address", bar.address));
+            broken(format!("{owner} at {} runs past the highest address", bar.address));
             continue;
         };
-        let behind = bridge_above(guest, bar.bdf);
+        let behind = functions.above(bar.bdf);
         let inside = in_its_window(layout, bar.kind, behind.is_some() && !bar.prefetch, range);
         let platform = uncached_only
-            && guest.devices.iter().any(|device| device.bdf == bar.bdf && device.is_xen_platform())
+            && functions.devices.get(&bar.bdf).is_some_and(|device| device.is_xen_platform())
             && layout.window(WindowKind::Low).is_some_and(|low| low.end() <= range.start())
             && range.end() <= FIXED_REGIONS;
         if !inside && !platform {
-            broken(format!("{name} at {range} lies in no window"));
+            broken(format!("{owner} at {range} lies in no window"));
         }
-        if let Some(bridge) = behind {
-            inside_bridges(guest, layout, bridge, &name, range, bar.kind, broken);
-        }
-        items.push(Item { name, range, io });
+        inside_bridges(functions, bar.bdf, owner, range, bar.kind, broken);
+        items.push(Item { owner, range, io });
     }
     for bars in &layout.vf_bars {
-        let name =
-            format!("{} VF BAR 0x{:02x} ({} for each of {})", bars.bdf, bars.reg, bars.size, bars.count);
+        let owner = Owner::VfBars(bars);
         if !bars.address.is_aligned(bars.size.max(layout.page_size)) {
-            broken(format!("{name} at {} is not aligned to one function's share", bars.address));
+            broken(format!("{owner} at {} is not aligned to one function's share", bars.address));
         }
         let Some(range) = bars.range(layout.page_size) else {
-            broken(format!("{name} at {} runs past the highest address", bars.address));
+            broken(format!("{owner} at {} runs past the highest address", bars.address));
             continue;
         };
-        let behind = bridge_above(guest, bars.bdf);
+        let behind = functions.above(bars.bdf);
         if !in_its_window(layout, bars.kind, behind.is_some() && !bars.prefetch, range) {
-            broken(format!("{name} at {range} lies in no window"));
+            broken(format!("{owner} at {range} lies in no window"));
         }
-        if let Some(bridge) = behind {
-            inside_bridges(guest, layout, bridge, &name, range, bars.kind, broken);
-        }
-        items.push(Item { name, range, io: false });
+        inside_bridges(functions, bars.bdf, owner, range, bars.kind, broken);
+        items.push(Item { owner, range, io: false });
     }
     for reservation in &layout.reserved {
-        let name = format!("the {} reservation ({})", reservation.window, reservation.size);
+        let owner = Owner::Reservation(reservation);
         let Some(range) = reservation.range() else {
-            broken(format!("{name} runs past the highest address"));
+            broken(format!("{owner} runs past the highest address"));
             continue;
         };
         if !reservation.start.is_aligned(reservation.size.previous_power_of_two()) {
-            broken(format!("{name} at {} is not aligned", reservation.start));
+            broken(format!("{owner} at {} is not aligned", reservation.start));
         }
         if !layout.window(reservation.window).is_some_and(|window| window.contains(range)) {
-            broken(format!("{name} at {range} lies outside its window"));
+            broken(format!("{owner} at {range} lies outside its window"));
         }
-        items.push(Item { name, range, io: false });
+        items.push(Item { owner, range, io: false });
     }
     let guest_reserved = guest.barred_memory().chain(guest.hypertransport_hole());
     for barred in layout.reserved_memory.iter().filter_map(|memory| memory.range()).chain(guest_reserved) {
         for item in items.iter().filter(|item| !item.io && item.range.overlaps(barred)) {
-            broken(format!("{} at {} lies on reserved memory {barred}", item.name, item.range));
+            broken(format!("{} at {} lies on reserved memory {barred}", item.owner, item.range));
         }
     }
     items
-}
-
-fn bridge_above(guest: &Guest, bdf: Bdf) -> Option<Bdf> {
-    guest.devices.iter().find(|device| device.bdf == bdf)?.bridge
 }
 
 /// Whether a range lies in a window that its kind of BAR may use; `low_alone`: although it is 64 bits wide.
@@ -249,27 +288,25 @@ fn in_its_window(layout: &Layout, kind: BarKind, low_alone: bool, range: Range) 
 }
 
 /// Where in its page the host has a BAR.
-fn host_offset(guest: &Guest, bar: &PlacedBar, page: Size) -> Size {
-    let device = guest.devices.iter().find(|device| device.bdf == bar.bdf);
+fn host_offset(functions: &Functions<'_>, bar: &PlacedBar, page: Size) -> Size {
+    let device = functions.devices.get(&bar.bdf);
     let host = device.and_then(|device| device.bars.iter().find(|other| other.reg == bar.reg)?.host_address);
     host.map_or(Size::ZERO, |address| address.distance_from(address.align_down(page)))
 }
 
 /// A range behind a bridge lies in a window of it, that window in one of the bridge above, and so on.
 fn inside_bridges(
-    guest: &Guest,
-    layout: &Layout,
-    bridge: Bdf,
-    name: &str,
+    functions: &Functions<'_>,
+    bdf: Bdf,
+    owner: Owner<'_>,
     range: Range,
     kind: BarKind,
     broken: &mut impl FnMut(String),
 ) {
     let mut range = range;
-    let mut at = Some(bridge);
+    let mut at = functions.above(bdf);
     while let Some(bdf) = at {
-        let windows = layout.bridges.iter().find(|windows| windows.bdf == bdf);
-        let usable = windows.map(|windows| match kind {
+        let usable = functions.bridges.get(&bdf).map(|windows| match kind {
             BarKind::Io => [windows.io, None],
             _ => [windows.memory, windows.prefetchable],
         });
@@ -279,22 +316,22 @@ fn inside_bridges(
             .flatten()
             .find_map(|(start, end)| Range::new(start, end).filter(|window| window.contains(range)));
         let Some(window) = window else {
-            broken(format!("{name} at {range} lies in no window of its bridge {bdf}"));
+            broken(format!("{owner} at {range} lies in no window of its bridge {bdf}"));
             return;
         };
         range = window;
-        at = guest.devices.iter().find(|device| device.bdf == bdf).and_then(|device| device.bridge);
+        at = functions.above(bdf);
     }
 }
 
 /// No two on one page: each item's range is already whole pages, so sorted neighbours tell.
-fn overlaps(mut items: Vec<Item>, broken: &mut impl FnMut(String)) {
+fn overlaps(mut items: Vec<Item<'_>>, broken: &mut impl FnMut(String)) {
     items.sort_by_key(|item| (item.io, item.range));
-    let mut reach: Option<&Item> = None;
+    let mut reach: Option<&Item<'_>> = None;
     for item in &items {
         match reach {
             Some(before) if before.io == item.io && before.range.overlaps(item.range) => {
-                broken(format!("{} and {} share {}", before.name, item.name, item.range.start()));
+                broken(format!("{} and {} share {}", before.owner, item.owner, item.range.start()));
             }
             _ => {}
         }

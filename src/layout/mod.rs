@@ -14,6 +14,7 @@ pub use explanation::{BarReason, Explanation, ReservationReason, ResizableCosts,
 pub use mtrr::{VARIABLE_MTRRS, variable_mtrrs};
 pub use refusal::{Blocking, Code, Refusal};
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ pub const SCHEMA: &str = "layout/1";
 pub struct Layout {
     /// [`SCHEMA`].
     #[serde(deserialize_with = "known_schema")]
-    schema: String,
+    schema: Cow<'static, str>,
     /// The guest description's `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<serde_json::Value>,
@@ -252,10 +253,10 @@ impl LayoutDevice {
     }
 }
 
-fn known_schema<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+fn known_schema<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
     let schema = String::deserialize(deserializer)?;
     if schema == SCHEMA {
-        Ok(schema)
+        Ok(Cow::Borrowed(SCHEMA))
     } else {
         Err(serde::de::Error::custom(format!("schema \"{schema}\" is not known here, only \"{SCHEMA}\"")))
     }
@@ -265,7 +266,7 @@ impl Default for Layout {
     /// A layout of nothing, to be filled in.
     fn default() -> Self {
         Self {
-            schema: SCHEMA.to_owned(),
+            schema: Cow::Borrowed(SCHEMA),
             id: None,
             name: None,
             phys_bits: 0,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The search: the smallest hole, the fewest BARs above 4 GiB, the windows, and then every block its place.
 
+use std::cmp::Reverse;
 use std::ops::RangeInclusive;
 
 use super::Options;
@@ -59,13 +60,16 @@ pub fn smallest_hole(guest: &Guest, options: &Options) -> Option<Size> {
 
 /// The first of `holes` with room for everything, and the room it gives.
 fn first_room(guest: &Guest, demand: &Demand, mut holes: RangeInclusive<u64>) -> Option<Room> {
-    if holes.is_empty() {
-        return None;
-    }
-    most_room(guest, demand, hole_of(*holes.start()), hole_of(*holes.end()))?.fit(demand, u64::MAX)?;
-    holes.find_map(|index| {
+    let with_room = |index| {
         let room = Room::new(guest, demand, hole_of(index)).ok()?;
         room.fit(demand, u64::MAX).is_some().then_some(room)
+    };
+    // The smallest most often has room, and then no other need be looked at.
+    let largest = *holes.end();
+    let smallest = holes.next()?;
+    with_room(smallest).or_else(|| {
+        most_room(guest, demand, hole_of(smallest), hole_of(largest))?.fit(demand, u64::MAX)?;
+        holes.find_map(with_room)
     })
 }
 
@@ -149,15 +153,15 @@ fn fewest_up(room: &Room, demand: &Demand) -> Option<Up> {
         return Some(up);
     }
     let (mut too_few, mut enough) = (0, demand.either.count());
+    let mut fewest = None;
     while enough.saturating_sub(too_few) > 1 {
         let middle = too_few.midpoint(enough);
-        if room.fit(demand, middle).is_some() {
-            enough = middle;
-        } else {
-            too_few = middle;
+        match room.fit(demand, middle) {
+            Some(up) => (enough, fewest) = (middle, Some(up)),
+            None => too_few = middle,
         }
     }
-    room.fit(demand, enough)
+    fewest.or_else(|| room.fit(demand, enough))
 }
 
 /// The low window: as wide as the hole, its start raised only where that brings the MTRRs within the budget and all
@@ -177,7 +181,7 @@ fn low_window(room: &Room, demand: &Demand, up: &Up, high: Option<Range>) -> (Ra
     let affordable = raised.filter(|low| count(*low) <= VARIABLE_MTRRS);
     let good = affordable
         .filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept))
-        .find(|low| room.low.within(*low).carve(&shapes, |rest| left.fit(rest).then_some(())).is_some());
+        .find(|low| room.low.within(*low).carve(&shapes, |rest| left.fit(rest)).is_some());
     let window = good.unwrap_or(widest);
     (window, count(window))
 }
@@ -191,8 +195,9 @@ fn io_places(demand: &Demand) -> Option<Vec<(usize, Address)>> {
         }
         free.remove(block);
     }
-    let ports = demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Io);
+    let ports = demand.largest_first(Zone::Io);
     ports
+        .into_iter()
         .map(|(index, wanted)| match wanted.pinned {
             Some(address) => Some((index, address)),
             None => Some((index, free.take_run(wanted.block, 1)?.0)),
@@ -231,7 +236,7 @@ type Blocks = Vec<(Size, Block)>;
 
 /// Which blocks go low and which high.
 fn divide(demand: &Demand, up: &Up) -> (Blocks, Blocks) {
-    let (mut low, mut high) = (Vec::new(), Vec::new());
+    let (mut low, mut high) = (Vec::with_capacity(demand.wanted.len()), Vec::new());
     let mut up = up.blocks.clone();
     for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.pinned.is_none()) {
         let block = (wanted.block, Block::Bar(index));
@@ -243,15 +248,12 @@ fn divide(demand: &Demand, up: &Up) -> (Blocks, Blocks) {
             Zone::Top | Zone::Io => {}
         }
     }
-    let reserve = |blocks: &mut Blocks, size: Size| {
-        if !size.is_zero() {
-            let at = blocks.partition_point(|(block, _)| *block >= size);
-            blocks.insert(at, (size, Block::Reservation));
-        }
+    let sorted = |mut blocks: Blocks, reservation: Size| {
+        blocks.extend((!reservation.is_zero()).then_some((reservation, Block::Reservation)));
+        blocks.sort_by_key(|(size, _)| Reverse(*size));
+        blocks
     };
-    reserve(&mut low, demand.reserve_low);
-    reserve(&mut high, demand.reserve_high);
-    (low, high)
+    (sorted(low, demand.reserve_low), sorted(high, demand.reserve_high))
 }
 
 /// Places every block and writes the layout down.
@@ -310,6 +312,7 @@ fn no_windows(bridge: &Device) -> BridgeWindows {
 
 /// Places what lies in a bridge's window: what has a place there keeps it, if the rest then still fits.
 fn place_inside(window: Range, inside: &mut [Wanted]) -> Option<()> {
+    inside.sort_by_key(|wanted| Reverse(wanted.block));
     let mut all_fit = |keep: bool| {
         let mut free = FreeSpace::new(Some(window), []);
         let pin = |wanted: &Wanted| Range::sized(wanted.pinned.filter(|_| keep)?, wanted.block);
@@ -332,6 +335,7 @@ fn place_inside(window: Range, inside: &mut [Wanted]) -> Option<()> {
 
 /// Writes down the placed blocks of a bus, and places what lies inside a bridge's window.
 fn lay_down(layout: &mut Layout, wanted: Vec<Wanted>) -> Option<()> {
+    layout.bars.reserve(wanted.len());
     for block in wanted {
         match block.content {
             Inside::Bar(mut bar, offset) => {
@@ -382,8 +386,11 @@ fn put_stretches(
     numbers: &[usize],
     blocks: &[(Size, Block)],
 ) -> Option<()> {
-    let rest_fits = |left: &FreeSpace| place(&mut left.clone(), blocks).map(|_| ());
-    let (places, ()) = free.carve(&demand.shapes(numbers), rest_fits)?;
+    if numbers.is_empty() {
+        return Some(());
+    }
+    let rest_fits = |left: &FreeSpace| place(&mut left.clone(), blocks).is_some();
+    let places = free.carve(&demand.shapes(numbers), rest_fits)?;
     for (number, place) in numbers.iter().zip(places) {
         put(layout, &demand.stretches.get(*number)?.content, place.start(), place.size());
         free.remove(place);

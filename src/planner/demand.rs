@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! What a guest wants placed, sorted by where it may go.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::Options;
@@ -29,7 +30,7 @@ pub enum Zone {
 /// A block of address space that is wanted: a power of two, placed at a multiple of itself.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The function; with `reg` what orders blocks of one size.
+    /// The function; with `reg` what orders blocks, and of one size the places that they get.
     pub bdf: Bdf,
     /// The register: a BAR's, or a bridge's base register.
     pub reg: u8,
@@ -52,7 +53,7 @@ pub enum Content {
     Bar(PlacedBar, Size),
     /// Virtual functions' BARs behind a bridge, rounded up to a power of two.
     VfBars(PlacedVfBars),
-    /// A bridge's window, and what lies inside, largest first.
+    /// A bridge's window, and what lies inside.
     Window(BridgeWindow, Vec<Wanted>),
 }
 
@@ -92,7 +93,7 @@ pub enum StretchContent {
 /// All that must be placed.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
-    /// Every block on the root bus, the largest first, then by function and register: the order of all that follows.
+    /// Every block on the root bus, by function and register.
     pub wanted: Vec<Wanted>,
     /// What only the low window can take, a low reservation that is a power of two with it.
     pub low: SizeClasses,
@@ -108,29 +109,38 @@ pub struct Demand {
     pub stretches: Vec<Stretch>,
 }
 
-/// The guest's functions by the bridge they sit behind.
-type Buses<'a> = BTreeMap<Option<Bdf>, Vec<&'a Device>>;
+/// The guest's functions, sorted by the bridge they sit behind and where they are.
+struct Buses<'a>(Vec<&'a Device>);
+
+impl<'a> Buses<'a> {
+    fn of(guest: &'a Guest) -> Self {
+        let mut devices: Vec<&Device> = guest.devices.iter().collect();
+        devices.sort_by_key(|device| (device.bridge, device.bdf));
+        Self(devices)
+    }
+
+    /// The functions behind that bridge, or on the root bus.
+    fn behind(&self, bridge: Option<Bdf>) -> &[&'a Device] {
+        let from = self.0.partition_point(|device| device.bridge < bridge);
+        let rest = self.0.get(from..).unwrap_or_default();
+        let count = rest.partition_point(|device| device.bridge == bridge);
+        rest.get(..count).unwrap_or_default()
+    }
+}
 
 impl Demand {
     /// What `guest` wants.
     pub fn of(guest: &Guest, options: &Options) -> Self {
-        let mut buses = Buses::new();
-        for device in &guest.devices {
-            buses.entry(device.bridge).or_default().push(device);
-        }
+        let buses = Buses::of(guest);
+        let root = buses.behind(None).iter();
         let mut demand = Self {
             wanted: on_bus(guest, options, &buses, None),
-            stretches: buses
-                .get(&None)
-                .into_iter()
-                .flatten()
-                .flat_map(|device| vf_stretches(guest, device))
-                .collect(),
+            stretches: root.flat_map(|device| vf_stretches(guest, device)).collect(),
             ..Self::default()
         };
         demand.reserve(guest.reserve.low, guest.page_size, WindowKind::Low);
         demand.reserve(guest.reserve.high, guest.page_size, WindowKind::High);
-        demand.stretches.sort_by_key(|stretch| std::cmp::Reverse(stretch.shape.size));
+        demand.stretches.sort_by_key(|stretch| Reverse(stretch.shape.size));
         demand.count();
         demand
     }
@@ -195,6 +205,14 @@ impl Demand {
         blocks.chain(stretches)
     }
 
+    /// The blocks for that zone with their indices, the largest first.
+    pub fn largest_first(&self, zone: Zone) -> Vec<(usize, &Wanted)> {
+        let blocks = self.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == zone);
+        let mut blocks: Vec<_> = blocks.collect();
+        blocks.sort_by_key(|(_, wanted)| Reverse(wanted.block));
+        blocks
+    }
+
     /// The stretches that have no place yet and may go there, by their numbers.
     pub fn stretches_in(&self, zone: Zone) -> impl Iterator<Item = usize> {
         let free = move |stretch: &Stretch| stretch.zone == zone && stretch.pinned.is_none();
@@ -245,10 +263,11 @@ fn pin_all(wanted: &mut [Wanted], pins: &Pins) {
     }
 }
 
-/// The blocks that the functions on one bus want, a bridge's windows among them, the largest first.
+/// The blocks that the functions on one bus want, a bridge's windows among them, by function and register.
 fn on_bus(guest: &Guest, options: &Options, buses: &Buses<'_>, bridge: Option<Bdf>) -> Vec<Wanted> {
-    let mut wanted = Vec::new();
-    for device in buses.get(&bridge).into_iter().flatten() {
+    let devices = buses.behind(bridge);
+    let mut wanted = Vec::with_capacity(devices.iter().map(|device| device.bars.len()).sum());
+    for device in devices {
         wanted.extend(device.bars.iter().map(|bar| wanted_bar(guest, options, device, bar)));
         if bridge.is_some() {
             wanted.extend(vf_stretches(guest, device).filter_map(rounded_up));
@@ -258,7 +277,7 @@ fn on_bus(guest: &Guest, options: &Options, buses: &Buses<'_>, bridge: Option<Bd
             wanted.extend(bridge_windows(device.bdf, inside));
         }
     }
-    wanted.sort_unstable_by(|a, b| b.block.cmp(&a.block).then(a.bdf.cmp(&b.bdf)).then(a.reg.cmp(&b.reg)));
+    wanted.sort_by_key(|wanted| (wanted.bdf, wanted.reg));
     wanted
 }
 

@@ -91,12 +91,8 @@ impl FreeSpace {
     }
 
     /// Takes each of `shapes` out at places that leave something which `good` accepts: the places, in the order of
-    /// the shapes, and what `good` made of what is left. The lowest places that do are taken, the first shape's first.
-    pub fn carve<T>(
-        &self,
-        shapes: &[Shape],
-        mut good: impl FnMut(&Self) -> Option<T>,
-    ) -> Option<(Vec<Range>, T)> {
+    /// the shapes. The lowest places that do are taken, the first shape's first.
+    pub fn carve(&self, shapes: &[Shape], mut good: impl FnMut(&Self) -> bool) -> Option<Vec<Range>> {
         let mut tries = MOST_TRIES;
         let forwards: Vec<usize> = (0..shapes.len()).collect();
         let mut places = vec![None; shapes.len()];
@@ -106,20 +102,20 @@ impl FreeSpace {
             let backwards: Vec<usize> = forwards.into_iter().rev().collect();
             found = self.carve_in(&backwards, shapes, &mut places, &mut tries, &mut good);
         }
-        Some((places.into_iter().flatten().collect(), found?))
+        found.map(|()| places.into_iter().flatten().collect())
     }
 
-    fn carve_in<T>(
+    fn carve_in(
         &self,
         order: &[usize],
         shapes: &[Shape],
         places: &mut [Option<Range>],
         tries: &mut u32,
-        good: &mut impl FnMut(&Self) -> Option<T>,
-    ) -> Option<T> {
+        good: &mut impl FnMut(&Self) -> bool,
+    ) -> Option<()> {
         let Some((index, rest)) = order.split_first() else {
             *tries = tries.checked_sub(1)?;
-            return good(self);
+            return good(self).then_some(());
         };
         let shape = shapes.get(*index)?;
         let candidates: Vec<Range> =
@@ -206,12 +202,10 @@ mod tests {
     fn a_carved_shape_need_not_be_a_power_of_two() {
         let space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
         let shape = Shape { size: Size::new(0x3000), alignment: Size::new(0x2000) };
-        let (places, ()) = space.carve(&[shape], |_| Some(())).unwrap();
-        assert_eq!(places, [range(0x2000, 0x5000)]);
-        let last = space.carve(&[shape], |left| {
-            left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000).then_some(())
-        });
-        assert_eq!(last.unwrap().0, [range(0x6000, 0x9000)]);
+        assert_eq!(space.carve(&[shape], |_| true).unwrap(), [range(0x2000, 0x5000)]);
+        let last = space
+            .carve(&[shape], |left| left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000));
+        assert_eq!(last.unwrap(), [range(0x6000, 0x9000)]);
     }
 
     #[test]
@@ -219,7 +213,7 @@ mod tests {
         let space = FreeSpace::new(Some(range(0x1000, 0x8000)), []);
         let (three, four) = (Size::new(0x3000), Size::new(0x4000));
         let shapes = [three, four].map(|size| Shape { size, alignment: Size::FRAME });
-        assert!(space.carve(&shapes, |left| left.ranges().is_empty().then_some(())).is_some());
+        assert!(space.carve(&shapes, |left| left.ranges().is_empty()).is_some());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Content {
 impl Content {
     /// Whether all of it can be placed in `free`.
     fn fits(&self, free: &FreeSpace) -> bool {
-        free.carve(&self.shapes, |left| self.blocks.fit(left).then_some(())).is_some()
+        free.carve(&self.shapes, |left| self.blocks.fit(left)).is_some()
     }
 }
 
@@ -71,8 +71,9 @@ fn choose_in(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<Hig
                 continue;
             }
             tried = size;
-            if let Some(window) = aligned(free, holes, content, size) {
-                return Some(HighWindow { free: free.within(window), window: Some(window) });
+            let window = aligned(free, holes, content, size);
+            if window.is_some() {
+                return window;
             }
         }
     }
@@ -91,7 +92,7 @@ fn choose_in(free: &FreeSpace, holes: &[Range], content: &Content) -> Option<Hig
 }
 
 /// The lowest window of `size` bytes, aligned to its size, that holds the content.
-fn aligned(free: &FreeSpace, holes: &[Range], content: &Content, size: Size) -> Option<Range> {
+fn aligned(free: &FreeSpace, holes: &[Range], content: &Content, size: Size) -> Option<HighWindow> {
     let lowest = free.ranges().first()?.start();
     let highest = free.ranges().last()?.end();
     let first = match content.kept {
@@ -104,11 +105,10 @@ fn aligned(free: &FreeSpace, holes: &[Range], content: &Content, size: Size) -> 
     std::iter::successors(Some(first), |start| start.checked_add(size))
         .take(TRIES)
         .map_while(|start| Range::sized(start, size).filter(|window| window.end() <= highest))
-        .find(|window| {
-            content.kept.is_none_or(|kept| window.contains(kept))
-                && holes.iter().all(|hole| !hole.overlaps(*window))
-                && content.fits(&free.within(*window))
-        })
+        .filter(|window| content.kept.is_none_or(|kept| window.contains(kept)))
+        .filter(|window| holes.iter().all(|hole| !hole.overlaps(*window)))
+        .map(|window| HighWindow { window: Some(window), free: free.within(window) })
+        .find(|window| content.fits(&window.free))
 }
 
 /// The lowest and highest address of what was placed, as a window.

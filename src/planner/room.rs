@@ -108,15 +108,19 @@ impl Room {
     /// Of the stretches that may go either way as few go up as will do.
     pub fn fit(&self, demand: &Demand, wanted: u64) -> Option<Up> {
         let either: Vec<usize> = demand.stretches_in(Zone::Either).collect();
+        if either.is_empty() {
+            let numbers = |zone| demand.stretches_in(zone).collect();
+            return self.fit_divided(demand, wanted, numbers(Zone::Low), numbers(Zone::High));
+        }
         divisions(either.len()).find_map(|goes_up| {
-            let (up, down): (Vec<_>, Vec<_>) = either.iter().zip(goes_up).partition(|(_, up)| *up);
-            let numbers = |zone, more: Vec<(&usize, bool)>| -> Vec<usize> {
-                let more = more.into_iter().map(|(number, _)| *number);
+            let numbers = |zone, high: bool| {
+                let more =
+                    either.iter().zip(&goes_up).filter(|(_, up)| **up == high).map(|(number, _)| *number);
                 let mut numbers: Vec<usize> = demand.stretches_in(zone).chain(more).collect();
                 numbers.sort_unstable();
                 numbers
             };
-            self.fit_divided(demand, wanted, numbers(Zone::Low, down), numbers(Zone::High, up))
+            self.fit_divided(demand, wanted, numbers(Zone::Low, false), numbers(Zone::High, true))
         })
     }
 
@@ -129,26 +133,31 @@ impl Room {
         stretches_up: Vec<usize>,
     ) -> Option<Up> {
         let (low_shapes, high_shapes) = (demand.shapes(&stretches_low), demand.shapes(&stretches_up));
-        if !demand.low.fit(&self.low) || !may_fit(&demand.low, &low_shapes, &self.low) {
+        // Before place after place is tried for the high stretches: whether what can only go low would fit alone.
+        let hopeless = || !demand.low.fit(&self.low) || !may_fit(&demand.low, &low_shapes, &self.low);
+        if !high_shapes.is_empty() && hopeless() {
             return None;
         }
         // Many places of the high stretches leave the same for the low window.
         let mut refused: Vec<SizeClasses> = Vec::new();
-        let (_, blocks) = self.high.carve(&high_shapes, |left| {
-            let (up, left) = demand.either.split(wanted, &demand.high, left)?;
+        let mut stays = SizeClasses::default();
+        self.high.carve(&high_shapes, |free| {
+            let Some(left) = demand.either.left_over(wanted, &demand.high, free) else { return false };
             if refused.contains(&left) {
-                return None;
+                return false;
             }
             let low = demand.low.with(&left);
             let fits = low.fit(&self.low)
                 && may_fit(&low, &low_shapes, &self.low)
-                && self.low.carve(&low_shapes, |rest| low.fit(rest).then_some(())).is_some();
-            if !fits {
+                && self.low.carve(&low_shapes, |rest| low.fit(rest)).is_some();
+            if fits {
+                stays = left;
+            } else {
                 refused.push(left);
             }
-            fits.then_some(up)
+            fits
         })?;
-        Some(Up { blocks, stretches_low, stretches_up })
+        Some(Up { blocks: demand.either.without(&stays), stretches_low, stretches_up })
     }
 }
 
@@ -169,16 +178,8 @@ const MOST_DIVIDED: usize = 6;
 /// Ways to send some of `count` things up, the fewest first; for many of them only the first so many.
 fn divisions(count: usize) -> impl Iterator<Item = Vec<bool>> {
     let all = (count <= MOST_DIVIDED).then(|| {
-        let mut masks: Vec<u32> =
-            (0..1_u32.checked_shl(u32::try_from(count).unwrap_or(0)).unwrap_or(1)).collect();
-        masks.sort_by_key(|mask| mask.count_ones());
-        masks.into_iter().map(move |mask| {
-            (0..count)
-                .map(|bit| {
-                    mask.checked_shr(u32::try_from(bit).unwrap_or(0)).is_some_and(|rest| rest & 1 == 1)
-                })
-                .collect()
-        })
+        let sets = move |up| (0..1_u64 << count).filter(move |set| set.count_ones() as usize == up);
+        (0..=count).flat_map(sets).map(move |set| (0..count).map(|bit| (set >> bit) & 1 == 1).collect())
     });
     let first =
         (count > MOST_DIVIDED).then(|| (0..=count).map(move |up| (0..count).map(|at| at < up).collect()));
@@ -204,10 +205,13 @@ fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
 
 /// Places what lies above the low window, downwards from the fixed regions, and says where the window then ends.
 fn place_top(guest: &Guest, demand: &Demand) -> Result<(Vec<(usize, Address)>, Address), Obstacle> {
+    if !guest.platform_bar_above_window() {
+        return Ok((Vec::new(), FIXED_REGIONS));
+    }
     let below = Range::new(Address::ZERO, FIXED_REGIONS);
     let mut free = FreeSpace::new(below, guest.barred_memory());
     let mut placed = Vec::new();
-    for (index, wanted) in demand.wanted.iter().enumerate().filter(|(_, wanted)| wanted.zone == Zone::Top) {
+    for (index, wanted) in demand.largest_first(Zone::Top) {
         placed.push((index, free.take_highest(wanted.block).ok_or(Obstacle::NoTop(wanted.bdf))?));
     }
     let end = placed.iter().map(|(_, start)| *start).min().unwrap_or(FIXED_REGIONS);

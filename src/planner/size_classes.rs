@@ -9,34 +9,59 @@
 use super::free_space::FreeSpace;
 use crate::address::Size;
 
-/// Counts by power of two: entry `e` counts the blocks of 2^e bytes.
+/// Counts by power of two.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SizeClasses([u64; 64]);
+pub struct SizeClasses {
+    /// Entry `e` counts the blocks of 2^e bytes.
+    counts: [u32; 64],
+    /// The sizes that occur, as bits: a guest has a handful of them, and everything below asks for those alone.
+    occurring: u64,
+}
 
 impl Default for SizeClasses {
     fn default() -> Self {
-        Self([0; 64])
+        Self { counts: [0; 64], occurring: 0 }
     }
+}
+
+/// The powers of two that are set in `sizes`, largest first.
+fn powers(mut sizes: u64) -> impl Iterator<Item = Size> {
+    std::iter::from_fn(move || {
+        let largest = Size::new(sizes).previous_power_of_two();
+        sizes ^= largest.get();
+        (!largest.is_zero()).then_some(largest)
+    })
 }
 
 impl SizeClasses {
     /// One block more; a size that is no power of two counts as the next one.
     pub fn add(&mut self, size: Size, count: u64) {
-        let exponent = size.next_power_of_two().map_or(63, |size| size.get().trailing_zeros());
-        if let Some(entry) = self.0.get_mut(exponent as usize) {
-            *entry = entry.saturating_add(count);
+        let size = size.next_power_of_two().unwrap_or(Size::new(1 << 63));
+        self.set(size, self.of(size).saturating_add(count));
+    }
+
+    /// How many blocks of `size`, a power of two, there are.
+    fn of(&self, size: Size) -> u64 {
+        self.counts.get(size.get().trailing_zeros() as usize).copied().unwrap_or(0).into()
+    }
+
+    fn set(&mut self, size: Size, count: u64) {
+        let exponent = size.get().trailing_zeros();
+        if let Some(entry) = self.counts.get_mut(exponent as usize) {
+            *entry = u32::try_from(count).unwrap_or(u32::MAX);
+            let bit = 1 << exponent;
+            self.occurring = if count > 0 { self.occurring | bit } else { self.occurring & !bit };
         }
     }
 
     /// Each size that occurs with its count, largest first.
     pub fn descending(&self) -> impl Iterator<Item = (Size, u64)> {
-        let sizes = self.0.iter().enumerate().rev().filter(|(_, count)| **count > 0);
-        sizes.map(|(exponent, count)| (Size::new(1 << exponent), *count))
+        powers(self.occurring).map(|size| (size, self.of(size)))
     }
 
     /// How many blocks there are in all.
     pub fn count(&self) -> u64 {
-        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.descending().fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
     /// How many bytes there are in all.
@@ -59,47 +84,40 @@ impl SizeClasses {
     /// Both together.
     pub fn with(&self, other: &Self) -> Self {
         let mut sum = self.clone();
-        for (mine, theirs) in sum.0.iter_mut().zip(other.0) {
-            *mine = mine.saturating_add(theirs);
-        }
+        other.descending().for_each(|(size, count)| sum.add(size, count));
         sum
     }
 
     /// What is left when `other`, a part of this, is taken away.
     pub fn without(&self, other: &Self) -> Self {
         let mut rest = self.clone();
-        for (mine, theirs) in rest.0.iter_mut().zip(other.0) {
-            *mine = mine.saturating_sub(theirs);
-        }
+        other.descending().for_each(|(size, count)| rest.set(size, rest.of(size).saturating_sub(count)));
         rest
     }
 
     /// Takes one block of `size` away, if there is one.
     pub fn take_one(&mut self, size: Size) -> bool {
-        match self.0.get_mut(size.get().trailing_zeros() as usize) {
-            Some(count) if *count > 0 => {
-                *count = count.saturating_sub(1);
+        match self.of(size).checked_sub(1) {
+            Some(left) => {
+                self.set(size, left);
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
-    /// Splits into what goes into `high` and what is left over: of the `wanted` largest blocks each goes into `high`
-    /// if there is an aligned block left for it, largest first, beside the blocks that `must` be there.
+    /// What is left over when of the `wanted` largest blocks each goes into `high` if there is an aligned block left for
+    /// it, largest first, beside the blocks that `must` be there.
     ///
     /// `None` where even those do not fit. Filling with the largest first leaves over a set that is no harder to
     /// place than any other choice's: whatever stands in a block's place can change places with it.
-    pub fn split(&self, wanted: u64, must: &Self, high: &FreeSpace) -> Option<(Self, Self)> {
-        let (mut up, mut left) = (Self::default(), Self::default());
+    pub fn left_over(&self, wanted: u64, must: &Self, high: &FreeSpace) -> Option<Self> {
+        let mut left = Self::default();
         let mut to_come = wanted;
         // Bytes in high that blocks of at least the present size take.
         let mut used = Size::ZERO;
-        for (exponent, (count, musts)) in self.0.iter().zip(must.0).enumerate().rev() {
-            if *count == 0 && musts == 0 {
-                continue;
-            }
-            let size = Size::new(1 << exponent);
+        for size in powers(self.occurring | must.occurring) {
+            let (count, musts) = (self.of(size), must.of(size));
             used = used.saturating_add(size.checked_mul(musts)?);
             // What may be added at this size without taking the place of a smaller block that must be there.
             let mut room = high.aligned_capacity(size).get().checked_sub(used.get())?;
@@ -109,13 +127,12 @@ impl SizeClasses {
                 let capacity = high.aligned_capacity(below).get();
                 room = room.min(capacity.checked_sub(used.saturating_add(musts_below).get())?);
             }
-            let moved = (*count).min(to_come).min(room.checked_div(size.get())?);
-            to_come = to_come.saturating_sub(*count);
+            let moved = count.min(to_come).min(room.checked_div(size.get())?);
+            to_come = to_come.saturating_sub(count);
             used = used.saturating_add(size.checked_mul(moved)?);
-            up.add(size, moved);
             left.add(size, count.saturating_sub(moved));
         }
-        Some((up, left))
+        Some(left)
     }
 }
 
@@ -151,18 +168,16 @@ mod tests {
 
     #[test]
     fn the_largest_go_up_first_and_what_finds_no_room_is_left() {
-        let (up, left) =
-            classes(&[8, 4, 4, 2]).split(9, &SizeClasses::default(), &space(&[(8, 20)])).unwrap();
-        assert_eq!((up, left), (classes(&[8, 4]), classes(&[4, 2])));
-        let (up, left) =
-            classes(&[8, 4, 4, 2]).split(1, &SizeClasses::default(), &space(&[(0, 64)])).unwrap();
-        assert_eq!((up, left), (classes(&[8]), classes(&[4, 4, 2])));
+        let all = classes(&[8, 4, 4, 2]);
+        let none = SizeClasses::default();
+        assert_eq!(all.left_over(9, &none, &space(&[(8, 20)])), Some(classes(&[4, 2])));
+        assert_eq!(all.left_over(1, &none, &space(&[(0, 64)])), Some(classes(&[4, 4, 2])));
+        assert_eq!(all.without(&classes(&[4, 4, 2])), classes(&[8]));
     }
 
     #[test]
     fn what_must_be_high_takes_its_room_first() {
-        assert_eq!(classes(&[8]).split(1, &classes(&[16]), &space(&[(0, 8)])), None);
-        let (up, left) = classes(&[8]).split(1, &classes(&[4]), &space(&[(0, 8)])).unwrap();
-        assert_eq!((up, left), (classes(&[]), classes(&[8])));
+        assert_eq!(classes(&[8]).left_over(1, &classes(&[16]), &space(&[(0, 8)])), None);
+        assert_eq!(classes(&[8]).left_over(1, &classes(&[4]), &space(&[(0, 8)])), Some(classes(&[8])));
     }
 }
