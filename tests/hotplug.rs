@@ -66,6 +66,18 @@ fn attach(
     hotplug::attach(layout, &Present::default(), device)
 }
 
+#[test]
+fn a_physical_function_that_is_attached_gets_no_room_for_virtual_ones_and_is_warned_of_it() {
+    let mut physical = device(5, &[(BarKind::Mem32, PAGE)]);
+    let functions = r#"{"total_vfs": 4, "bars": [{"reg": 16, "kind": "mem64", "size": 16384}]}"#;
+    physical.sriov = serde_json::from_str(functions).unwrap();
+    let attached = attach(&layout(64, 0, 0), &physical).unwrap();
+    assert!(attached.layout.vf_bars.is_empty());
+    assert_eq!(attached.layout.bars.len(), 1);
+    let warned = attached.forecast.warnings.iter().map(|warning| (warning.code.as_str(), warning.bdf));
+    assert!(warned.into_iter().any(|warned| warned == ("virtual-functions-unplaced", Some(physical.bdf))));
+}
+
 /// Which units (pages, or 4 ports) of a window are taken, without any of the program's own arithmetic on ranges.
 struct Grid {
     start: u64,
