@@ -266,7 +266,8 @@ fn pin_all(wanted: &mut [Wanted], pins: &Pins) {
 /// The blocks that the functions on one bus want, a bridge's windows among them, by function and register.
 fn on_bus(guest: &Guest, options: &Options, buses: &Buses<'_>, bridge: Option<Bdf>) -> Vec<Wanted> {
     let devices = buses.behind(bridge);
-    let mut wanted = Vec::with_capacity(devices.iter().map(|device| device.bars.len()).sum());
+    let mut wanted =
+        Vec::with_capacity(devices.iter().map(|device| device.bars.len()).fold(0, usize::saturating_add));
     for device in devices {
         wanted.extend(device.bars.iter().map(|bar| wanted_bar(guest, options, device, bar)));
         if bridge.is_some() {
