@@ -98,7 +98,7 @@ fn the_hole_is_a_multiple_of_two_mebibytes_within_its_limits() {
 #[test]
 fn every_bar_is_there_once_with_its_own_size() {
     let words = "the layout's BARs are not the guest's";
-    broken(words, |_, layout| drop(layout.bars.pop()));
+    broken(words, |_, layout| layout.bars.truncate(1));
     broken(words, |_, layout| layout.bars.push(layout.bars[0].clone()));
     broken(words, |_, layout| bar(layout, "00:03.0", 16).size = Size::new(4096));
     let words = "the layout's VF BARs are not those of";
