@@ -99,6 +99,24 @@ fn a_share_is_a_page_at_least() {
 }
 
 #[test]
+fn many_physical_functions_are_planned_and_stay_where_they_were() {
+    // A network card's four ports and a GPU whose virtual functions take 3.5G: no search through every place of each.
+    let bar = |reg: u8, kind: &str, size: u64| json!({"reg": reg, "kind": kind, "size": size, "prefetch": kind == "mem64"});
+    let port =
+        json!({"sriov": {"total_vfs": 7, "bars": [bar(0x10, "mem64", 16384), bar(0x1c, "mem64", 16384)]}});
+    let wide = json!({"sriov": {"total_vfs": 63, "bars": [bar(0x10, "mem32", 32 * M), bar(0x18, "mem64", 512 * M)]}});
+    let devices: Vec<Value> =
+        (2..10).map(|slot| device(slot, port.clone())).chain([device(10, wide)]).collect();
+    let guest = guest(46, Value::from(devices));
+    let layout = planned(&guest);
+    assert_eq!(layout.vf_bars.len(), 18);
+    assert_eq!(check(&guest, &layout), []);
+    let again = Options { keep: Some(Box::new(layout.clone())), ..Options::default() };
+    let kept = plan(&guest, &again).unwrap();
+    assert_eq!(kept.vf_bars, layout.vf_bars);
+}
+
+#[test]
 fn what_a_description_says_of_virtual_functions_is_checked() {
     let error = |sriov: Value| {
         let devices = json!([device(4, json!({"sriov": sriov}))]);

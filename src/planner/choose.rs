@@ -8,7 +8,8 @@ use super::Options;
 use super::demand::{BridgeWindow, Content as Inside, Demand, StretchContent, Wanted, Zone};
 use super::free_space::FreeSpace;
 use super::high_window::{self, Content, HighWindow};
-use super::room::{Room, Up, most_room};
+use super::room::{Room, Up, may_fit, most_room};
+use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
 use crate::layout::{
@@ -179,9 +180,9 @@ fn low_window(room: &Room, demand: &Demand, up: &Up, high: Option<Range>) -> (Ra
     let raised =
         (13..=28).filter_map(|bit| Range::new(widest.start().align_up(Size::new(1 << bit))?, widest.end()));
     let affordable = raised.filter(|low| count(*low) <= VARIABLE_MTRRS);
-    let good = affordable
-        .filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept))
-        .find(|low| room.low.within(*low).carve(&shapes, |rest| left.fit(rest)).is_some());
+    let good = affordable.filter(|low| lowest_kept.is_none_or(|kept| low.start() <= kept)).find(|low| {
+        room.low.within(*low).carve(&shapes, |rest, to_come| may_fit(&left, to_come, rest)).is_some()
+    });
     let window = good.unwrap_or(widest);
     (window, count(window))
 }
@@ -389,8 +390,9 @@ fn put_stretches(
     if numbers.is_empty() {
         return Some(());
     }
-    let rest_fits = |left: &FreeSpace| place(&mut left.clone(), blocks).is_some();
-    let places = free.carve(&demand.shapes(numbers), rest_fits)?;
+    let mut classes = SizeClasses::default();
+    blocks.iter().for_each(|(size, _)| classes.add(*size, 1));
+    let places = free.carve(&demand.shapes(numbers), |left, to_come| may_fit(&classes, to_come, left))?;
     for (number, place) in numbers.iter().zip(places) {
         put(layout, &demand.stretches.get(*number)?.content, place.start(), place.size());
         free.remove(place);

@@ -51,7 +51,7 @@ pub struct Wanted {
 pub enum Content {
     /// A BAR, and how far into the block it starts: the host's offset into a page, where that is to be kept.
     Bar(PlacedBar, Size),
-    /// Virtual functions' BARs behind a bridge, rounded up to a power of two.
+    /// Virtual functions' BARs behind a bridge, or too many to be stretches: rounded up to a power of two.
     VfBars(PlacedVfBars),
     /// A bridge's window, and what lies inside.
     Window(BridgeWindow, Vec<Wanted>),
@@ -79,6 +79,17 @@ pub struct Stretch {
     pub pinned: Option<Address>,
     /// What it is for.
     pub content: StretchContent,
+}
+
+impl Stretch {
+    /// How much more it takes as a block; a reservation is never made one, for a layout has it as it was asked for.
+    fn lost_as_block(&self) -> Size {
+        let block = match self.content {
+            StretchContent::VfBars(_) => self.shape.size.next_power_of_two(),
+            StretchContent::Reservation(_) => None,
+        };
+        block.unwrap_or(Size::new(u64::MAX)).saturating_sub(self.shape.size)
+    }
 }
 
 /// What a stretch is for.
@@ -109,6 +120,9 @@ pub struct Demand {
     pub stretches: Vec<Stretch>,
 }
 
+/// How many stretches are searched a place for; every one more multiplies the places that would have to be tried.
+const MOST_STRETCHES: usize = 4;
+
 /// The guest's functions, sorted by the bridge they sit behind and where they are.
 struct Buses<'a>(Vec<&'a Device>);
 
@@ -131,6 +145,11 @@ impl<'a> Buses<'a> {
 impl Demand {
     /// What `guest` wants.
     pub fn of(guest: &Guest, options: &Options) -> Self {
+        Self::keeping(guest, options, &Pins::new())
+    }
+
+    /// The same, where every block that `pins` names, and has the size it had, stays where it was.
+    pub fn keeping(guest: &Guest, options: &Options, pins: &Pins) -> Self {
         let buses = Buses::of(guest);
         let root = buses.behind(None).iter();
         let mut demand = Self {
@@ -140,9 +159,22 @@ impl Demand {
         };
         demand.reserve(guest.reserve.low, guest.page_size, WindowKind::Low);
         demand.reserve(guest.reserve.high, guest.page_size, WindowKind::High);
+        demand.pin(pins);
+        demand.round_up_many();
         demand.stretches.sort_by_key(|stretch| Reverse(stretch.shape.size));
         demand.count();
         demand
+    }
+
+    /// Where there are too many stretches to be searched, makes blocks of those that it takes least from.
+    fn round_up_many(&mut self) {
+        let (kept, mut searched): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.stretches).into_iter().partition(|stretch| stretch.pinned.is_some());
+        searched.sort_by_key(|stretch| Reverse(stretch.lost_as_block()));
+        let many = searched.split_off(searched.len().min(MOST_STRETCHES));
+        self.stretches = kept.into_iter().chain(searched).collect();
+        self.wanted.extend(many.into_iter().filter_map(rounded_up));
+        self.wanted.sort_by_key(|wanted| (wanted.bdf, wanted.reg));
     }
 
     /// Adds hot-plug space, whole pages: a block if it is a power of two.
@@ -180,15 +212,13 @@ impl Demand {
         }
     }
 
-    /// Keeps every block that `pins` names, and has the size it had, where it was.
-    pub fn pin(&mut self, pins: &Pins) {
+    fn pin(&mut self, pins: &Pins) {
         pin_all(&mut self.wanted, pins);
         for stretch in &mut self.stretches {
             let StretchContent::VfBars(bars) = &stretch.content else { continue };
             let pin = pins.get(&Key::vf(bars)).filter(|pin| pin.size() == stretch.shape.size);
             stretch.pinned = pin.map(|pin| pin.start());
         }
-        self.count();
     }
 
     /// What is pinned on the root bus: whose it is, where it may be, and where it is.
@@ -344,7 +374,7 @@ fn vf_stretches(guest: &Guest, device: &Device) -> impl Iterator<Item = Stretch>
     device.sriov.iter().flat_map(move |functions| functions.bars.iter().map(move |bar| of(functions, bar)))
 }
 
-/// Virtual functions' BARs as a block, for what nests in a bridge's window.
+/// Virtual functions' BARs as a block, for what nests in a bridge's window or is one of many.
 fn rounded_up(stretch: Stretch) -> Option<Wanted> {
     let StretchContent::VfBars(bars) = stretch.content else { return None };
     Some(Wanted {

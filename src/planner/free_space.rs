@@ -92,44 +92,56 @@ impl FreeSpace {
 
     /// Takes each of `shapes` out at places that leave something which `good` accepts: the places, in the order of
     /// the shapes. The lowest places that do are taken, the first shape's first.
-    pub fn carve(&self, shapes: &[Shape], mut good: impl FnMut(&Self) -> bool) -> Option<Vec<Range>> {
+    ///
+    /// `good` is asked after each shape, with the shapes that are still to come: where it says no, whatever takes more
+    /// out must be no good either.
+    pub fn carve(
+        &self,
+        shapes: &[Shape],
+        mut good: impl FnMut(&Self, &[Shape]) -> bool,
+    ) -> Option<Vec<Range>> {
         let mut tries = MOST_TRIES;
-        let forwards: Vec<usize> = (0..shapes.len()).collect();
-        let mut places = vec![None; shapes.len()];
-        let mut found = self.carve_in(&forwards, shapes, &mut places, &mut tries, &mut good);
-        if found.is_none() && shapes.len() > 1 {
-            // A place next to another shape's is only looked at once that one has its place.
-            let backwards: Vec<usize> = forwards.into_iter().rev().collect();
-            found = self.carve_in(&backwards, shapes, &mut places, &mut tries, &mut good);
+        let mut places = Vec::with_capacity(shapes.len());
+        if self.carve_in(shapes, &mut places, &mut tries, &mut good).is_some() {
+            return Some(places);
         }
-        found.map(|()| places.into_iter().flatten().collect())
+        if shapes.len() > 1 {
+            // A place next to another shape's is only looked at once that one has its place.
+            let backwards: Vec<Shape> = shapes.iter().rev().copied().collect();
+            places.clear();
+            self.carve_in(&backwards, &mut places, &mut tries, &mut good)?;
+            places.reverse();
+            return Some(places);
+        }
+        None
     }
 
     fn carve_in(
         &self,
-        order: &[usize],
         shapes: &[Shape],
-        places: &mut [Option<Range>],
+        places: &mut Vec<Range>,
         tries: &mut u32,
-        good: &mut impl FnMut(&Self) -> bool,
+        good: &mut impl FnMut(&Self, &[Shape]) -> bool,
     ) -> Option<()> {
-        let Some((index, rest)) = order.split_first() else {
-            *tries = tries.checked_sub(1)?;
-            return good(self).then_some(());
-        };
-        let shape = shapes.get(*index)?;
-        let candidates: Vec<Range> =
-            self.ranges.iter().flat_map(|range| candidates(*range, *shape)).collect();
-        candidates.into_iter().find_map(|place| {
-            *places.get_mut(*index)? = Some(place);
+        *tries = tries.checked_sub(1)?;
+        if !good(self, shapes) {
+            return None;
+        }
+        let Some((shape, rest)) = shapes.split_first() else { return Some(()) };
+        self.ranges.iter().flat_map(|range| candidates(*range, *shape)).find_map(|place| {
             let mut left = self.clone();
             left.remove(place);
-            left.carve_in(rest, shapes, places, tries, good)
+            places.push(place);
+            let found = left.carve_in(rest, places, tries, good);
+            if found.is_none() {
+                places.pop();
+            }
+            found
         })
     }
 }
 
-/// How many ways to place several shapes are tried. One shape alone has far fewer.
+/// How often `good` is asked about several shapes at most. One shape alone has far fewer places.
 const MOST_TRIES: u32 = 4096;
 
 /// A stretch of address space that need be no power of two, or no multiple of its own size.
@@ -202,9 +214,10 @@ mod tests {
     fn a_carved_shape_need_not_be_a_power_of_two() {
         let space = FreeSpace::new(Some(range(0x1000, 0x9000)), []);
         let shape = Shape { size: Size::new(0x3000), alignment: Size::new(0x2000) };
-        assert_eq!(space.carve(&[shape], |_| true).unwrap(), [range(0x2000, 0x5000)]);
-        let last = space
-            .carve(&[shape], |left| left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000));
+        assert_eq!(space.carve(&[shape], |_, _| true).unwrap(), [range(0x2000, 0x5000)]);
+        let last = space.carve(&[shape], |left, _| {
+            left.ranges().first().is_some_and(|first| first.size().get() >= 0x5000)
+        });
         assert_eq!(last.unwrap(), [range(0x6000, 0x9000)]);
     }
 
@@ -213,7 +226,7 @@ mod tests {
         let space = FreeSpace::new(Some(range(0x1000, 0x8000)), []);
         let (three, four) = (Size::new(0x3000), Size::new(0x4000));
         let shapes = [three, four].map(|size| Shape { size, alignment: Size::FRAME });
-        assert!(space.carve(&shapes, |left| left.ranges().is_empty()).is_some());
+        assert!(space.carve(&shapes, |left, rest| !rest.is_empty() || left.ranges().is_empty()).is_some());
     }
 
     #[test]

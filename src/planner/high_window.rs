@@ -2,6 +2,7 @@
 //! Where the high window lies: past all memory, aligned to its size where it can be, lowest address first.
 
 use super::free_space::{FreeSpace, Shape};
+use super::room::may_fit;
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
 
@@ -36,7 +37,7 @@ pub struct Content {
 impl Content {
     /// Whether all of it can be placed in `free`.
     fn fits(&self, free: &FreeSpace) -> bool {
-        free.carve(&self.shapes, |left| self.blocks.fit(left)).is_some()
+        free.carve(&self.shapes, |left, to_come| may_fit(&self.blocks, to_come, left)).is_some()
     }
 }
 

@@ -17,11 +17,10 @@ pub fn layout(guest: &Guest, options: &Options, old: &Layout) -> Option<Layout> 
     let same = old.mmio_hole_size.get().checked_div(HOLE_GRANULARITY.get())?;
     let attempts = [all.contains(&same).then_some(same..=same), Some(all)];
     let attempt = |pins: &Pins| {
-        attempts.iter().flatten().find_map(|holes| {
-            let mut demand = Demand::of(guest, options);
-            demand.pin(pins);
-            layout_in(guest, demand, holes.clone())
-        })
+        attempts
+            .iter()
+            .flatten()
+            .find_map(|holes| layout_in(guest, Demand::keeping(guest, options, pins), holes.clone()))
     };
     let mut pins = pins(old);
     if let Some(layout) = attempt(&pins) {

@@ -134,22 +134,22 @@ impl Room {
     ) -> Option<Up> {
         let (low_shapes, high_shapes) = (demand.shapes(&stretches_low), demand.shapes(&stretches_up));
         // Before place after place is tried for the high stretches: whether what can only go low would fit alone.
-        let hopeless = || !demand.low.fit(&self.low) || !may_fit(&demand.low, &low_shapes, &self.low);
-        if !high_shapes.is_empty() && hopeless() {
+        if !high_shapes.is_empty() && !may_fit(&demand.low, &low_shapes, &self.low) {
             return None;
         }
         // Many places of the high stretches leave the same for the low window.
         let mut refused: Vec<SizeClasses> = Vec::new();
         let mut stays = SizeClasses::default();
-        self.high.carve(&high_shapes, |free| {
+        self.high.carve(&high_shapes, |free, to_come| {
+            if !to_come.is_empty() {
+                return may_fit(&demand.high, to_come, free);
+            }
             let Some(left) = demand.either.left_over(wanted, &demand.high, free) else { return false };
             if refused.contains(&left) {
                 return false;
             }
             let low = demand.low.with(&left);
-            let fits = low.fit(&self.low)
-                && may_fit(&low, &low_shapes, &self.low)
-                && self.low.carve(&low_shapes, |rest| low.fit(rest)).is_some();
+            let fits = self.low.carve(&low_shapes, |rest, to_come| may_fit(&low, to_come, rest)).is_some();
             if fits {
                 stays = left;
             } else {
@@ -186,10 +186,10 @@ fn divisions(count: usize) -> impl Iterator<Item = Vec<bool>> {
     all.into_iter().flatten().chain(first.into_iter().flatten())
 }
 
-/// A bound that is quick to test: whether there are enough aligned blocks of each size for the blocks and for what the
-/// shapes have of them wherever they are put.
-fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
-    shapes.iter().all(|shape| {
+/// A bound that is quick to test: whether the blocks fit, and there are enough aligned blocks of each size for them and
+/// for what the shapes have of them wherever they are put. Exact where there is no shape.
+pub fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
+    let enough = |shape: &Shape| {
         let unit = shape.alignment;
         let blocks = blocks.descending().filter(|(size, _)| *size >= unit);
         let taken = blocks.fold(Size::ZERO, |sum, (size, count)| {
@@ -200,7 +200,8 @@ fn may_fit(blocks: &SizeClasses, shapes: &[Shape], free: &FreeSpace) -> bool {
             .filter(|other| other.alignment >= unit)
             .fold(taken, |sum, other| sum.saturating_add(other.size.round_down(unit)));
         taken <= free.aligned_capacity(unit)
-    })
+    };
+    blocks.fit(free) && shapes.iter().all(enough)
 }
 
 /// Places what lies above the low window, downwards from the fixed regions, and says where the window then ends.
