@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::program::{json_of, run_in as run};
+use common::program::{json_of, run_in as run, said};
 use serde_json::{Value, json};
 
 const M: u64 = 1 << 20;
@@ -52,6 +52,45 @@ fn planned(options: &[&str]) -> tempfile::TempDir {
 
 fn layout(directory: &Path) -> Value {
     serde_json::from_slice(&fs::read(directory.join("layout.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_width_that_is_advised_is_enough_and_the_least_that_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let guest = r#"{"phys_bits": 39, "low_mem_pgend": 131072, "devices": []}"#;
+    fs::write(directory.join("guest.json"), guest).unwrap();
+    let device = r#"{"bdf": "00:05.0", "vendor": 1, "device": 2, "class": 768, "bars": [
+        {"reg": 16, "kind": "mem64", "size": 1099511627776, "prefetch": true}]}"#;
+    fs::write(directory.join("device.json"), device).unwrap();
+    let plan = |options: &[&str]| {
+        let output = run(directory, &[&["plan", "guest.json", "--format", "json"], options].concat());
+        fs::write(directory.join("layout.json"), &output.stdout).unwrap();
+        output.status.code()
+    };
+    assert_eq!(plan(&[]), Some(0));
+    let answer =
+        json_of(&run(directory, &["attach", "--layout", "layout.json", "device.json", "--format", "json"]));
+    let remedy = answer["error"]["remedy"].as_str().unwrap();
+    assert!(
+        remedy.ends_with(
+            "plan it with --reserve-high 1T in all and give the guest 41 physical address bits (cpuid=)"
+        ),
+        "{remedy}"
+    );
+    assert_eq!(plan(&["--reserve-high", "1T", "--phys-bits", "40"]), Some(1));
+    assert_eq!(plan(&["--reserve-high", "1T", "--phys-bits", "41"]), Some(0));
+    assert_eq!(run(directory, &["attach", "--layout", "layout.json", "device.json"]).status.code(), Some(0));
+}
+
+#[test]
+fn xls_name_of_all_functions_is_told_from_a_file() {
+    let directory = planned(&[]);
+    for name in ["3b:00.*", "0000:3b:00.*@5"] {
+        let (code, _, error) = said(&run(directory.path(), &["attach", "--layout", "layout.json", name]));
+        assert_eq!(code, 2);
+        assert!(error.contains("each is asked about by itself"), "{error}");
+    }
 }
 
 #[test]

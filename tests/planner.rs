@@ -335,6 +335,8 @@ proptest! {
         let Err(refusal) = plan(&guest, &Options::default()) else { return Ok(()) };
         let resize_hole = !refusal.message.starts_with("a hole of");
         let options = Options { resize_hole, ..Options::default() };
+        let without_hole = "no mmio_hole (or --resize-hole)";
+        let helped = Options { resize_hole: refusal.remedy.contains(without_hole), ..Options::default() };
         let fits = |guest: &Guest| plan(guest, &options).is_ok();
         if !refusal.blocking.is_empty() {
             prop_assert!(!fits(&with_bars(&guest, &refusal.blocking)), "{:?}", refusal);
@@ -347,7 +349,8 @@ proptest! {
             }
         }
         let mut other = guest.clone();
-        let remedy = refusal.remedy.trim_end_matches(", and no mmio_hole (or --resize-hole)");
+        let remedy = refusal.remedy.replace(&format!(", and {without_hole}"), "");
+        let remedy = remedy.trim_start_matches(&format!("{without_hole}, and then "));
         let remedy = match remedy.strip_prefix("ask for no hot-plug space, and ") {
             None => remedy,
             Some(rest) => {
@@ -377,8 +380,42 @@ proptest! {
             prop_assert!(remedy.contains("rdm_policy") || remedy.contains("no single change"), "{}", remedy);
             return Ok(());
         }
-        prop_assert!(fits(&other), "{:?}", refusal);
+        prop_assert!(plan(&other, &helped).is_ok(), "{:?}", refusal);
     }
+}
+
+#[test]
+fn ports_that_are_too_few_are_counted_in_ports_and_no_hole_is_blamed() {
+    let mut guest = guest_with(G, 39, &[(BarKind::Io, 8 << 10), (BarKind::Io, 16 << 10)]);
+    guest.xenstore.insert("platform/mmio_hole_size".to_owned(), G.to_string());
+    let refusal = plan(&guest, &Options::default()).unwrap_err();
+    assert!(
+        refusal.message.contains("a guest has the 16K ports from 0xc000 to 0xffff for BARs"),
+        "{refusal:?}"
+    );
+    assert_eq!(refusal.blocking.len(), 2, "{refusal:?}");
+    assert_eq!(refusal.remedy, "leave out 00:02.0");
+}
+
+#[test]
+fn a_demanded_hole_that_is_in_a_remedys_way_is_named_and_no_other() {
+    // RAM above 4 GiB would lie on reserved memory under any hole, and BARs of 512M need more than the one demanded.
+    let mut guest = guest_with(6 * G, 39, &[(BarKind::Mem32, 512 * M)]);
+    guest.memory_map.push(MemoryMapEntry {
+        addr: Address::new(5 * G),
+        size: Size::new(M),
+        kind: RESERVED_TYPE,
+    });
+    let remedy = |guest: &Guest| plan(guest, &Options::default()).unwrap_err().remedy;
+    assert!(remedy(&guest).starts_with("leave out the device that"), "{}", remedy(&guest));
+    guest.xenstore.insert("platform/mmio_hole_size".to_owned(), (256 * M).to_string());
+    assert!(
+        remedy(&guest).starts_with("no mmio_hole (or --resize-hole), and then leave out"),
+        "{}",
+        remedy(&guest)
+    );
+    guest.xenstore.insert("platform/mmio_hole_size".to_owned(), G.to_string());
+    assert!(remedy(&guest).starts_with("leave out the device that"), "{}", remedy(&guest));
 }
 
 #[test]

@@ -153,6 +153,12 @@ impl FromStr for DeviceName {
     }
 }
 
+/// Whether it is xl's name of all functions of a device, `3b:00.*`.
+fn names_all_functions(text: &str) -> bool {
+    let address = text.split_once('@').map_or(text, |(address, _)| address);
+    address.strip_suffix('*').is_some_and(|slot| format!("{slot}0").parse::<Sbdf>().is_ok())
+}
+
 /// The device, read; where the guest is to see it may depend on what is there.
 #[derive(Clone, Debug)]
 pub enum Asked {
@@ -172,6 +178,12 @@ impl DeviceName {
                 Ok((Asked::Host(Device { host: Some(*sbdf), ..device }, *slot), Some(host)))
             }
             Self::File(path) => {
+                if path.to_str().is_some_and(|text| names_all_functions(text)) {
+                    return Err(Failure::Input(format!(
+                        "{}: \".*\" names all functions of a device, and each is asked about by itself: name one, such as .0",
+                        path.display()
+                    )));
+                }
                 if !path.exists() && path.as_os_str() != "-" {
                     return Err(Failure::Input(format!(
                         "{}: neither a host device's address ([SSSS:]BB:SS.F[@VSLOT]) nor a file",

@@ -19,6 +19,9 @@ pub const HOLE_GRANULARITY: Size = Size::new(2 << 20);
 /// ACPI data, I/O APIC, HPET, LAPIC, firmware).
 pub const FIXED_REGIONS: Address = Address::new(0xfc00_0000);
 
+/// The widest physical addresses that a processor has, bits.
+pub const WIDEST: u8 = 52;
+
 /// The ports that hvmloader gives to BARs: 0xc000 to 0xffff (pci.c, io_resource).
 pub const IO_WINDOW: (Address, Address) = (Address::new(0xc000), Address::new(0x1_0000));
 

@@ -6,9 +6,10 @@ use super::place::place_what_fits;
 use super::space::Room;
 use super::{Group, Name, Present, Space, Wish, any_order, place, register_name};
 use crate::address::{Address, Range, Size};
+use crate::guest::WIDEST;
 use crate::layout::{Blocking, Code, Layout, PlacedBar, Refusal, ReservedKind, WindowKind};
 use crate::pci::{Bar, BarKind, Bdf, Device};
-use crate::planner::free_space::FreeSpace;
+use crate::planner::free_space::{FreeSpace, Shape};
 
 /// How many devices are tried for one whose detachment would help: a guest has 32 slots, and a layout may be anything.
 const MOST_CANDIDATES: usize = 256;
@@ -126,7 +127,22 @@ fn cause(
 
 /// Whether a high window that the guest's processor reaches could hold these.
 fn a_window_could_hold(layout: &Layout, blocking: &[Wish]) -> bool {
-    let end = 1_u64.checked_shl(layout.phys_bits.into()).map(Address::new).unwrap_or(Address::new(u64::MAX));
+    let Some((window, free)) = above_memory(layout, layout.phys_bits) else { return false };
+    let space = Space { high: Some(Room { window, free }), ..Space::default() };
+    place(&space, blocking, layout.page_size).is_some()
+}
+
+/// The fewest bits with which a guest could reserve that much above 4 GiB.
+fn bits_for(layout: &Layout, reservation: Size) -> Option<u8> {
+    let shape = Shape { size: reservation, alignment: reservation.previous_power_of_two() };
+    (layout.phys_bits..=WIDEST).find(|bits| {
+        above_memory(layout, *bits).is_some_and(|(_, free)| free.carve(&[shape], |_, _| true).is_some())
+    })
+}
+
+/// Where a high window of a guest of `bits` bits may lie, and what of it is free.
+fn above_memory(layout: &Layout, bits: u8) -> Option<(Range, FreeSpace)> {
+    let end = Address::new(1_u64.checked_shl(bits.into())?);
     let start = layout
         .ram()
         .chain(
@@ -136,11 +152,9 @@ fn a_window_could_hold(layout: &Layout, blocking: &[Wish]) -> bool {
                 .filter_map(|memory| memory.range().filter(|_| memory.what == ReservedKind::DeviceModel)),
         )
         .fold(Address::FOUR_GIB, |start, memory| start.max(memory.end()));
-    let Some(window) = Range::new(start, end) else { return false };
+    let window = Range::new(start, end)?;
     let barred = layout.reserved_memory.iter().filter_map(|memory| memory.range());
-    let high = Room { window, free: FreeSpace::new(Some(window), barred) };
-    let space = Space { high: Some(high), ..Space::default() };
-    place(&space, blocking, layout.page_size).is_some()
+    Some((window, FreeSpace::new(Some(window), barred)))
 }
 
 /// The least change: another device gone now, or more space kept at the guest's next boot.
@@ -181,10 +195,11 @@ fn next_boot(layout: &Layout, device: &Device, space: &Space, blocking: &[Wish])
     if !high.is_zero() {
         options.push(format!("--reserve-high {high}"));
     }
-    let wider = if high.is_zero() || a_window_could_hold(layout, &wanted.high) {
-        String::new()
-    } else {
-        format!(" and give the guest more than {} physical address bits (cpuid=)", layout.phys_bits)
+    let wider = match bits_for(layout, high) {
+        _ if high.is_zero() => String::new(),
+        Some(bits) if bits == layout.phys_bits => String::new(),
+        Some(bits) => format!(" and give the guest {bits} physical address bits (cpuid=)"),
+        None => ", for which no guest has addresses".to_owned(),
     };
     format!("before the guest's next boot, plan it with {} in all{wider}", options.join(" "))
 }

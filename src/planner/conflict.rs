@@ -77,6 +77,11 @@ impl std::fmt::Display for Item {
 }
 
 impl Conflict {
+    /// Whether it is about ports alone.
+    pub fn is_of_ports(&self) -> bool {
+        !self.items.is_empty() && self.items.iter().all(|item| item.kind == BarKind::Io)
+    }
+
     /// For a refusal's `blocking`.
     pub fn blocking(&self) -> Vec<Blocking> {
         let of = |item: &Item| Blocking { bdf: item.bdf, reg: item.reg, size: item.total() };

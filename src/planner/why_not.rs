@@ -10,36 +10,60 @@ use super::conflict::{Conflict, conflicting};
 use super::demand::Demand;
 use super::room::{Obstacle, Room};
 use crate::address::{Address, Range, Size};
-use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE};
+use crate::guest::{
+    FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE, WIDEST,
+};
 use crate::layout::{Blocking, Code, Refusal};
 use crate::pci::Bdf;
 
-/// The widest guest there is, bits.
-const WIDEST: u8 = 52;
 /// Why `plan` found no layout.
 pub fn explain(guest: &Guest, options: &Options) -> Refusal {
     if let Some(refusal) = hole_is_in_the_way(guest, options) {
         return refusal;
     }
     // No hole at all would do, so the one that is demanded is not to blame, though it might be in the way of a remedy.
-    let demanded = options.fixed_hole(guest).is_some();
+    let asked = options;
     let options = &Options { resize_hole: true, built_hole: None, ..options.clone() };
     let none = bare(guest);
     if !possible(&none, options) {
-        return memory_is_in_the_way(guest, &none, options);
+        let remedy = memory_remedy(guest, options);
+        let remedy = match in_the_way(guest, asked) {
+            Some(away) if memory_remedy(guest, asked) != remedy => format!("{away}, and then {remedy}"),
+            _ => remedy,
+        };
+        return memory_is_in_the_way(&none, options, remedy);
     }
     let blocking = conflicting(guest, options);
     let (code, cause) = cause(guest, options);
-    let free = largest_free(guest, options);
+    let free = if blocking.is_of_ports() { free_ports() } else { largest_free(guest, options) };
+    let remedy = |options: &Options| remedy(guest, options, &blocking);
     Refusal {
         code,
         message: format!("{} {cause}; {free}{}", blocking.sentence(guest), blocking.proof()),
-        remedy: match remedy(guest, options, &blocking) {
-            remedy if demanded => format!("{remedy}, and no mmio_hole (or --resize-hole)"),
-            remedy => remedy,
+        remedy: match (in_the_way(guest, asked), remedy(options)) {
+            (Some(away), remedy_without) if remedy(asked) != remedy_without => {
+                format!("{remedy_without}, and {away}")
+            }
+            (_, remedy) => remedy,
         },
         blocking: blocking.blocking(),
     }
+}
+
+/// How to be rid of the hole that is demanded, if one is.
+fn in_the_way(guest: &Guest, options: &Options) -> Option<&'static str> {
+    options.fixed_hole(guest)?;
+    Some(match options.built_hole {
+        Some(_) => "create the guest anew with no mmio_hole",
+        None => "no mmio_hole (or --resize-hole)",
+    })
+}
+
+/// How many ports there are for BARs: what a hole does nothing about.
+fn free_ports() -> String {
+    let (start, end) = IO_WINDOW;
+    let last = end.get().saturating_sub(1);
+    format!("a guest has the {} ports from {start} to 0x{last:x} for BARs", end.distance_from(start))
 }
 
 /// Refuses a passed-through BAR that does not start a page on the host.
@@ -109,7 +133,7 @@ fn hole_is_in_the_way(guest: &Guest, options: &Options) -> Option<Refusal> {
 }
 
 /// A refusal where RAM itself has no place, whatever the devices.
-fn memory_is_in_the_way(guest: &Guest, bare: &Guest, options: &Options) -> Refusal {
+fn memory_is_in_the_way(bare: &Guest, options: &Options, remedy: String) -> Refusal {
     let demand = Demand::of(bare, options);
     let (code, message) = match Room::new(bare, &demand, LARGEST_HOLE) {
         Err(Obstacle::RamOnReserved(rdm)) => (
@@ -125,7 +149,7 @@ fn memory_is_in_the_way(guest: &Guest, bare: &Guest, options: &Options) -> Refus
             format!("no hole of {SMALLEST_HOLE} to {LARGEST_HOLE} can be had beside this guest's memory"),
         ),
     };
-    Refusal { code, message, blocking: Vec::new(), remedy: memory_remedy(guest, options) }
+    Refusal { code, message, blocking: Vec::new(), remedy }
 }
 
 /// What would give the guest's memory a place, tried before it is offered.
