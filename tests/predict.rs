@@ -51,6 +51,38 @@ fn a_bar_without_a_place_is_a_no_and_the_suggestion_holds() {
 }
 
 #[test]
+fn a_guest_without_ram_above_1m_stops_the_loader_at_its_empty_memory_map() {
+    // As Debian's hvmloaders of 4.17 and 4.20 say it.
+    for frames in [0, 1, 256] {
+        let guest = format!(r#"{{"phys_bits": 39, "low_mem_pgend": {frames}, "devices": []}}"#);
+        let output = predict(&["--xen", "4.17", "--format", "json", "-"], &guest);
+        assert_eq!(output.status.code(), Some(1));
+        let report = json(&output);
+        assert_eq!(report["result"], "crash");
+        assert!(has_warning(&report, "crash"));
+        assert_eq!(
+            report["log"],
+            serde_json::json!([
+                "Get guest memory maps[0] failed. (0)",
+                "*** HVMLoader bug at e820.c:39",
+                "*** HVMLoader crashed."
+            ])
+        );
+    }
+    let guest = r#"{"phys_bits": 39, "low_mem_pgend": 257, "devices": []}"#;
+    assert_eq!(predict(&["--xen", "4.17", "-"], guest).status.code(), Some(0));
+}
+
+#[test]
+fn the_power_management_function_s_pin_is_written_into_its_line() {
+    // As Debian's hvmloaders of 4.17 and 4.20 leave it where no pin makes them route an interrupt afterwards.
+    let guest = r#"{"phys_bits": 39, "low_mem_pgend": 131072, "devices": [
+        {"bdf": "00:01.3", "vendor": 32902, "device": 28947, "class": 1664, "int_line": 9}]}"#;
+    let report = json(&predict(&["--xen", "4.17", "--format", "json", "-"], guest));
+    assert_eq!(report["int_line"], serde_json::json!({"00:01.3": 1}));
+}
+
+#[test]
 fn a_recorded_loader_s_lines_come_out_byte_for_byte() {
     let directory = recording("testdev4g-64m-256m");
     let file = directory.join("xl.cfg");
@@ -63,6 +95,17 @@ fn a_recorded_loader_s_lines_come_out_byte_for_byte() {
         .map(|line| format!("{}\n", line.split_once("] ").unwrap().1))
         .collect();
     assert_eq!(String::from_utf8_lossy(&output.stdout), recorded);
+}
+
+#[test]
+fn the_keys_that_the_loader_reads_are_those_that_libxl_writes() {
+    let file = recording("hole2g-3g").join("xl.cfg");
+    let output = predict(&["--xen", "4.17.7", "--format", "xenstore", file.to_str().unwrap()], "");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "hvmloader/allow-memory-relocate = \"0\"\nhvmloader/bios = \"seabios\"\n\
+         platform/mmio_hole_size = \"2147483648\"\n"
+    );
 }
 
 #[test]

@@ -53,6 +53,8 @@ enum PredictFormat {
     Json,
     /// The loader's own line about each BAR, as xl dmesg shows it
     Hvmloader,
+    /// The keys that libxl gives the loader to read
+    Xenstore,
     /// A figure
     Svg,
 }
@@ -122,6 +124,10 @@ impl Predict {
             PredictFormat::Json => write_json(out, &report)?,
             PredictFormat::Hvmloader => {
                 report.prediction.bar_lines().try_for_each(|line| writeln!(out, "{line}"))?;
+            }
+            PredictFormat::Xenstore => {
+                let mut keys = loaded.guest.xenstore.iter();
+                keys.try_for_each(|(key, value)| writeln!(out, "{key} = \"{value}\""))?;
             }
             PredictFormat::Svg | PredictFormat::Text => {
                 let names = self.look.names()?;

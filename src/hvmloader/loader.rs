@@ -159,6 +159,11 @@ impl<'a> Loader<'a> {
     }
 
     fn check_memory_map(&mut self) -> Result<(), Crashed> {
+        if self.map.is_empty() {
+            self.log.push("Get guest memory maps[0] failed. (0)".to_owned());
+            self.log.push("*** HVMLoader bug at e820.c:39".to_owned());
+            return Err(Crashed);
+        }
         let (start, end) = DYNAMIC_REGION;
         if self.map.iter().any(|entry| is_reserved_within(entry, start, end.wrapping_sub(start))) {
             self.log.push(

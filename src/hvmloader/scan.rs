@@ -88,7 +88,8 @@ impl Loader<'_> {
             let text = "(vendor_id == 0x8086) && (device_id == 0x7113)";
             return Err(self.assertion(text, self.algorithm.assertion_lines.1));
         }
-        for (register, value) in [(0x20, 0), (0xd2, 0), (0x22, 0), (0x3c, 9), (0x3d, 1)] {
+        // The last is meant for 0x3d, the pin: pci_write drops the lowest bit of a word's register, so it is the line.
+        for (register, value) in [(0x20, 0), (0xd2, 0), (0x22, 0), (0x3c, 9), (0x3c, 1)] {
             self.bus.write16(devfn, register, value);
         }
         self.bus.write32(devfn, 0x40, PM_IO_BLOCK | 1);
