@@ -69,6 +69,7 @@ fn bad_input_is_exit_code_2_and_one_line_that_names_the_place() {
         (guest("mem32", 4096, ",\"ram\":1"), "ram"),
         ("{\"phys_bits\":39,".to_owned(), "line 1"),
         ("memory = = 3\n".to_owned(), "1"),
+        (" \n".to_owned(), "is empty"),
     ] {
         let output = run(&["plan", "-"], &input);
         assert_eq!(output.status.code(), Some(2), "{input}");
@@ -103,6 +104,28 @@ fn a_batch_answers_every_line_in_order() {
     assert_eq!(answers[2]["error"]["code"], "invalid-input");
     assert_eq!(batch(&lines[..2]).0, Some(1));
     assert_eq!(batch(&lines[..1]).0, Some(0));
+}
+
+#[test]
+fn a_line_that_is_no_text_is_answered_and_does_not_stop_the_rest() {
+    let line = guest("mem32", 4096, ",\"id\":\"a\"");
+    let no_text: Vec<u8> = line.bytes().map(|byte| if byte == b'm' { 0xff } else { byte }).collect();
+    let recorded = format!(r#"{{"id": "a", "xen": "4.20", "input": {line}}}"#);
+    for (arguments, line) in [
+        (["plan", "--batch", "-"], &line),
+        (["predict", "--batch", "-"], &line),
+        (["replay", "--print", "-"], &recorded),
+    ] {
+        let lines: [&[u8]; 3] = [line.as_bytes(), &no_text, line.as_bytes()];
+        let output =
+            common::program::program().args(arguments).write_stdin(lines.join(&b'\n')).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let answers: Vec<serde_json::Value> =
+            text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(answers.iter().map(|answer| answer["id"].as_str()).collect::<Vec<_>>(), [Some("a"); 3]);
+        let codes: Vec<_> = answers.iter().map(|answer| answer["error"]["code"].as_str()).collect();
+        assert_eq!(codes, [None, Some("invalid-input"), None], "{arguments:?}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub fn run<T: Serialize>(
         let mut to = Vec::new();
         let mut from = Vec::new();
         for _ in 0..threads {
-            let (send_lines, lines) = sync_channel::<Vec<String>>(WAITING);
+            let (send_lines, lines) = sync_channel::<Vec<Vec<u8>>>(WAITING);
             let (send_answers, answers) = sync_channel(WAITING);
             let answer = &answer;
             scope.spawn(move || answer_chunks(&lines, &send_answers, answer));
@@ -65,12 +65,12 @@ pub fn run<T: Serialize>(
 }
 
 /// Hands the lines out; stops early where nobody wants them any more.
-fn read_chunks(guests: &GuestArguments, to: &[SyncSender<Vec<String>>]) -> Result<(), Failure> {
+fn read_chunks(guests: &GuestArguments, to: &[SyncSender<Vec<Vec<u8>>>]) -> Result<(), Failure> {
     let mut next = to.iter().cycle();
     let mut send = move |chunk| next.next().is_some_and(|to| to.send(chunk).is_ok());
     let mut chunk = Vec::new();
     let mut bytes = 0_usize;
-    for line in guests.open()?.lines() {
+    for line in guests.open()?.split(b'\n') {
         let line = match line {
             Ok(line) => line,
             Err(error) => {
@@ -78,7 +78,7 @@ fn read_chunks(guests: &GuestArguments, to: &[SyncSender<Vec<String>>]) -> Resul
                 return Err(guests.unreadable(&error));
             }
         };
-        if line.trim().is_empty() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
         bytes = bytes.saturating_add(line.len());
@@ -96,7 +96,7 @@ fn read_chunks(guests: &GuestArguments, to: &[SyncSender<Vec<String>>]) -> Resul
 
 /// What each answering thread does.
 fn answer_chunks<T: Serialize>(
-    lines: &Receiver<Vec<String>>,
+    lines: &Receiver<Vec<Vec<u8>>>,
     to: &SyncSender<Result<Answered, Failure>>,
     answer: &(impl Fn(&Guest) -> Result<(T, Answer), Failure> + Sync),
 ) {
@@ -108,13 +108,17 @@ fn answer_chunks<T: Serialize>(
 }
 
 fn answer_lines<T: Serialize>(
-    chunk: &[String],
+    chunk: &[Vec<u8>],
     answer: &impl Fn(&Guest) -> Result<(T, Answer), Failure>,
 ) -> Result<Answered, Failure> {
     let mut answered = Answered { text: Vec::new(), lines: 0, worst: 0 };
     for line in chunk {
-        let result = description::parse(line)
-            .map_err(|error| (description::id(line), Failure::Input(error.to_string())))
+        let wrong = |error: &dyn std::fmt::Display| {
+            (description::id(&String::from_utf8_lossy(line)), Failure::Input(error.to_string()))
+        };
+        let result = std::str::from_utf8(line)
+            .map_err(|error| wrong(&error))
+            .and_then(|line| description::parse(line).map_err(|error| wrong(&error)))
             .and_then(|guest| answer(&guest).map_err(|failure| (guest.id.clone(), failure)));
         let text = &mut answered.text;
         let code = match result {

@@ -83,6 +83,9 @@ impl GuestArguments {
             Failure::Input(format!("{name}: {problem}"))
         };
         let start = bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        if start.is_none() {
+            return Err(wrong(&"is empty: no guest is in it"));
+        }
         if !matches!(start, Some(b'{' | b'[')) {
             let (config, warnings) = xl_cfg::parse(&bytes).map_err(|error| wrong(&error))?;
             return self.build(&config, warnings, wrong);

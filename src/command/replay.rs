@@ -120,10 +120,10 @@ impl Replay {
         input: Box<dyn BufRead>,
     ) -> Result<(), Failure> {
         let mut progress = Progress::of("recordings");
-        for (number, line) in (1_u64..).zip(input.lines()) {
+        for (number, line) in (1_u64..).zip(input.split(b'\n')) {
             progress.add(1);
             let line = line.map_err(|error| Failure::Input(format!("{file}: {error}")))?;
-            if line.trim().is_empty() {
+            if line.trim_ascii().is_empty() {
                 continue;
             }
             report.replayed = report.replayed.saturating_add(1);
@@ -135,7 +135,7 @@ impl Replay {
                 Err(CaseFailure::Case(error)) => {
                     let message = error.to_string();
                     if self.print {
-                        print_error(out, &line, &message)?;
+                        print_error(out, &String::from_utf8_lossy(&line), &message)?;
                     }
                     report.failed.push(Failed { file: file.to_owned(), line: number, message });
                 }
@@ -228,9 +228,9 @@ impl Replay {
     fn case(
         &self,
         out: &mut dyn Write,
-        line: &str,
+        line: &[u8],
     ) -> Result<Option<(serde_json::Value, Vec<Difference>)>, CaseFailure> {
-        let case = Case::parse(line)?;
+        let case = Case::parse(std::str::from_utf8(line).map_err(CaseError::from)?)?;
         let predicted = case.predict()?;
         if self.print {
             print(out, &case.id, &predicted).map_err(CaseFailure::Output)?;

@@ -32,6 +32,9 @@ pub enum CaseError {
         /// What serde says, with the column.
         problem: serde_json::Error,
     },
+    /// It is no text.
+    #[error("line: {0}")]
+    Text(#[from] std::str::Utf8Error),
     /// It is to be compared and has nothing to compare with.
     #[error("output: there is none to compare with; replay --print predicts without one")]
     NoOutput,

@@ -158,6 +158,9 @@ fn validate_device(device: &Device) -> Result<(), DescriptionError> {
         if !matches!(bar.reg, 0x10 | 0x14 | 0x18 | 0x1c | 0x20 | 0x24 | 0x30) {
             return wrong(format!("{name}: BARs are at 0x10 to 0x24 and 0x30"));
         }
+        if (bar.kind == BarKind::Rom) != (bar.reg == 0x30) {
+            return wrong(format!("{name}: kind {}: 0x30 is the ROM's register, and no other is", bar.kind));
+        }
         if let Some(problem) = impossible_size(bar.kind, bar.size) {
             return wrong(format!("{name}: {problem}"));
         }
@@ -248,6 +251,10 @@ mod tests {
             "device 00:05.0: BAR 0x10: size 3000 is no power of two"
         );
         assert!(with_bars(r#"{"reg":17,"kind":"mem32","size":4096}"#).contains("BARs are at"));
+        for (reg, kind) in [(16, "rom"), (48, "mem32"), (48, "mem64"), (48, "io")] {
+            let bar = format!(r#"{{"reg":{reg},"kind":"{kind}","size":4096}}"#);
+            assert!(with_bars(&bar).contains("0x30 is the ROM's register"), "{bar}");
+        }
         assert!(
             with_bars(r#"{"reg":16,"kind":"mem64","size":4096},{"reg":20,"kind":"io","size":4}"#)
                 .contains("register 0x14 belongs to two BARs")
