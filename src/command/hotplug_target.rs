@@ -178,7 +178,7 @@ impl DeviceName {
                 Ok((Asked::Host(Device { host: Some(*sbdf), ..device }, *slot), Some(host)))
             }
             Self::File(path) => {
-                if path.to_str().is_some_and(|text| names_all_functions(text)) {
+                if path.to_str().is_some_and(names_all_functions) {
                     return Err(Failure::Input(format!(
                         "{}: \".*\" names all functions of a device, and each is asked about by itself: name one, such as .0",
                         path.display()

@@ -168,12 +168,12 @@ impl Demand {
 
     /// Where there are too many stretches to be searched, makes blocks of those that it takes least from.
     fn round_up_many(&mut self) {
-        let (kept, mut searched): (Vec<_>, Vec<_>) =
+        let (kept, mut others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.stretches).into_iter().partition(|stretch| stretch.pinned.is_some());
-        searched.sort_by_key(|stretch| Reverse(stretch.lost_as_block()));
-        let many = searched.split_off(searched.len().min(MOST_STRETCHES));
-        self.stretches = kept.into_iter().chain(searched).collect();
-        self.wanted.extend(many.into_iter().filter_map(rounded_up));
+        others.sort_by_key(|stretch| Reverse(stretch.lost_as_block()));
+        let mut others = others.into_iter();
+        self.stretches = kept.into_iter().chain(others.by_ref().take(MOST_STRETCHES)).collect();
+        self.wanted.extend(others.filter_map(rounded_up));
         self.wanted.sort_by_key(|wanted| (wanted.bdf, wanted.reg));
     }
 

@@ -140,7 +140,14 @@ fn validate_bridge(devices: &BTreeMap<Bdf, &Device>, device: &Device) -> Result<
     let wrong = |problem: String| Err(DescriptionError::Device { bdf: device.bdf, problem });
     let mut at = device;
     for _ in 0..=u8::MAX {
-        let Some(bridge) = at.bridge else { return Ok(()) };
+        let Some(bridge) = at.bridge else {
+            return match at.bdf.bus() {
+                0 => Ok(()),
+                bus => {
+                    wrong(format!("{} is on bus {bus:02x} and names no bridge that it sits behind", at.bdf))
+                }
+            };
+        };
         match devices.get(&bridge) {
             Some(other) if other.is_bridge() => at = other,
             Some(_) => return wrong(format!("its bridge {bridge} has no header type 1")),
@@ -263,10 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_bridges_is_refused() {
+    fn a_ring_of_bridges_and_a_bus_without_one_are_refused() {
         let text = r#"{"phys_bits":39,"low_mem_pgend":1,"devices":[
             {"bdf":"00:05.0","vendor":1,"device":1,"class":1540,"header":1,"bridge":"01:00.0"},
             {"bdf":"01:00.0","vendor":1,"device":1,"class":1540,"header":1,"bridge":"00:05.0"}]}"#;
         assert!(error(text).contains("ring"));
+        let text = r#"{"phys_bits":39,"low_mem_pgend":1,"devices":[
+            {"bdf":"01:00.0","vendor":1,"device":1,"class":512}]}"#;
+        assert!(error(text).contains("01:00.0 is on bus 01 and names no bridge"), "{}", error(text));
     }
 }
