@@ -82,6 +82,20 @@ fn bad_input_is_exit_code_2_and_one_line_that_names_the_place() {
 }
 
 #[test]
+fn a_border_that_libxl_and_qemu_see_differently_is_warned_of_where_no_plan_mends_it() {
+    let guest = "name = \"a\"\ntype = \"hvm\"\nmemory = 4096\n";
+    let host =
+        ["--rdm", "0xe0000000:1M", "--phys-bits", "39", "--cpu", "Intel:6:39", "--format", "json", "-"];
+    let codes = |command: &str| -> Vec<String> {
+        let answer = common::program::json_of(&run(&[&[command], &host[..]].concat(), guest));
+        let warnings = answer["warnings"].as_array().unwrap().iter();
+        warnings.map(|warning| warning["code"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(codes("predict").contains(&"ram-border-disagrees".to_owned()));
+    assert_eq!(codes("plan"), Vec::<String>::new());
+}
+
+#[test]
 fn a_batch_answers_every_line_in_order() {
     let lines = [
         guest("mem32", 4096, ",\"id\":1"),

@@ -95,7 +95,10 @@ impl Choices {
         let accepted =
             self.safety.check(&loaded.guest, loaded.host.as_ref(), options.maps_containing_page)?;
         let mut layout = checked_plan(&loaded.guest, options)?;
-        layout.warnings.splice(0..0, loaded.warnings.into_iter().chain(accepted));
+        // A plan ends RAM where its hole begins, for libxl and QEMU alike.
+        let about_guest =
+            loaded.warnings.into_iter().filter(|warning| warning.code != "ram-border-disagrees");
+        layout.warnings.splice(0..0, about_guest.chain(accepted));
         layout.origins = loaded.origins;
         Ok(layout)
     }

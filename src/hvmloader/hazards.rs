@@ -95,8 +95,14 @@ impl Found<'_> {
     }
 
     fn crash(&mut self) {
-        let lines = self.prediction.log.iter().flatten();
-        let reason = lines.rev().find(|line| !line.contains("crashed")).cloned().unwrap_or_default();
+        let mut lines =
+            self.prediction.log.iter().flatten().rev().filter(|line| !line.contains("HVMLoader crashed"));
+        let last = lines.next().cloned().unwrap_or_default();
+        // An assertion says what it is about; before a mere place the line above does.
+        let reason = match lines.next() {
+            Some(above) if last.contains("HVMLoader bug at") => format!("{above} {last}"),
+            _ => last,
+        };
         self.add(
             true,
             Warning::new("crash", format!("the guest will not start, its loader stops: {reason}")),
@@ -351,6 +357,12 @@ mod tests {
         let (codes, message) = found("4.20", text);
         assert_eq!(codes, only("crash"));
         assert!(message.contains("failed at pci.c:206"), "{message}");
+        let (codes, message) = found("4.20", r#"{"phys_bits": 40, "low_mem_pgend": 0, "devices": []}"#);
+        assert_eq!(codes, only("crash"));
+        assert!(
+            message.contains("Get guest memory maps[0] failed. (0) *** HVMLoader bug at e820.c:39"),
+            "{message}"
+        );
     }
 
     #[test]
