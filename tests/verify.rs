@@ -75,7 +75,7 @@ fn agreeing() -> Evidence {
     let end = layout.high_mem_pgend << 12;
     let border = Address::FOUR_GIB.checked_sub(layout.mmio_hole_size);
     Evidence {
-        libxl_hole: layout.mmio_hole_size,
+        libxl_hole: Some(layout.mmio_hole_size),
         device_model: Some(DeviceModelState {
             functions: functions.into_values().collect(),
             border,
@@ -135,10 +135,16 @@ fn all_agree_about_a_guest_that_is_as_planned() {
 
 #[test]
 fn each_disagreement_has_its_name() {
-    let changes: [(&str, Change); 32] = [
+    let changes: [(&str, Change); 34] = [
         // 4 GiB less 256 MiB is where QEMU ends RAM of itself.
         ("|", |evidence| model(evidence).border = None),
-        ("hole device-model-hole|", |evidence| evidence.libxl_hole = Size::new(512 << 20)),
+        ("hole device-model-hole|", |evidence| evidence.libxl_hole = Some(Size::new(512 << 20))),
+        // A guest that was restored: QEMU is held against the layout then.
+        ("|no-libxl-hole", |evidence| evidence.libxl_hole = None),
+        ("device-model-hole ram|no-libxl-hole", |evidence| {
+            evidence.libxl_hole = None;
+            model(evidence).border = Some(Address::new(3 << 30));
+        }),
         ("device-model-hole ram|", |evidence| model(evidence).border = Some(Address::new(3 << 30))),
         ("ram|", |evidence| model(evidence).blocks[0] = block("xen.ram", 0, 5 << 30 | 1 << 20)),
         ("ram|", |evidence| lines(evidence).retain(|line| !line.contains("00000001:00000000"))),
@@ -250,7 +256,7 @@ fn on_stock_xen_the_bar_on_the_vga_s_rom_is_found() {
     }
     let evidence = Evidence {
         layout: None,
-        libxl_hole: Size::new(2 << 30),
+        libxl_hole: Some(Size::new(2 << 30)),
         device_model: Some(DeviceModelState {
             functions: functions.into_values().collect(),
             border: Some(Address::new(2 << 30)),

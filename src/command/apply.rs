@@ -9,13 +9,13 @@ use super::plan::Choices;
 use super::predict::Loader;
 use super::{Answer, Failure, Format, GuestArguments, layout_file, write_json};
 use crate::address::Size;
-use crate::guest::SMALLEST_HOLE;
+use crate::guest::{DEFAULT_HOLE, SMALLEST_HOLE};
 use crate::hvmloader;
 use crate::layout::{Blocking, Code, Refusal};
 use crate::pci::Bdf;
 use crate::planner::Options;
 use crate::report;
-use crate::xenstore::{Domid, Store, Written};
+use crate::xenstore::{Domid, Store, StoreError, Written};
 
 /// Plan a guest's layout and store it in xenstore for its loader, libxl and its device model, in place of
 /// what is there.
@@ -67,6 +67,11 @@ fn no_bridges(
     }))
 }
 
+/// The hole of a domain that is built already; 256 MiB, libxl's own, where it does not say.
+fn built_hole(store: &Store, domid: Domid) -> Result<Size, StoreError> {
+    Ok(store.libxl_hole(domid)?.unwrap_or(DEFAULT_HOLE))
+}
+
 impl Apply {
     /// Whether a failure is to be JSON.
     pub fn wants_json(&self) -> bool {
@@ -94,13 +99,13 @@ impl Apply {
             let store = Store::open()?;
             let mut options = self.choices.options()?;
             if self.built {
-                options = Options { built_hole: Some(store.libxl_hole(self.domid)?), ..options };
+                options = Options { built_hole: Some(built_hole(&store, self.domid)?), ..options };
             }
             (store, self.choices.layout_of(loaded, &options)?)
         };
         let Written { generation, built } = store.write_layout(self.domid, &layout)?;
         if built && !self.built && !self.stored {
-            self.warn_of_built(store.libxl_hole(self.domid)?, layout.mmio_hole_size)?;
+            self.warn_of_built(built_hole(&store, self.domid)?, layout.mmio_hole_size)?;
         }
         match self.format {
             Format::Json => write_json(out, &layout)?,

@@ -50,23 +50,24 @@ pub(super) fn verify(evidence: &Evidence, verdict: &mut Verdict) {
 }
 
 fn holes(evidence: &Evidence, verdict: &mut Verdict) {
-    let libxl = evidence.libxl_hole;
-    if let Some(layout) = &evidence.layout
-        && layout.mmio_hole_size != libxl
+    let planned = evidence.layout.as_ref().map(|layout| layout.mmio_hole_size);
+    if let (Some(libxl), Some(planned)) = (evidence.libxl_hole, planned)
+        && planned != libxl
     {
-        let planned = layout.mmio_hole_size;
         verdict.disagree("hole", format!("libxl has left a hole of {libxl}, the layout needs {planned}"));
     }
-    if let Some(model) = &evidence.device_model {
+    let said =
+        evidence.libxl_hole.map(|hole| ("libxl's", hole)).or(planned.map(|hole| ("the layout's", hole)));
+    if let (Some((whose, hole)), Some(model)) = (said, &evidence.device_model) {
         let border = border(model);
-        let wanted = Address::FOUR_GIB.checked_sub(libxl).unwrap_or_default();
+        let wanted = Address::FOUR_GIB.checked_sub(hole).unwrap_or_default();
         if border != wanted {
             let told = match model.border {
                 Some(told) => format!("max-ram-below-4g={}", told.get()),
                 None => "no max-ram-below-4g".to_owned(),
             };
             let message = format!(
-                "QEMU ends RAM below 4G at {border} ({told}), libxl's hole of {libxl} ends it at {wanted}"
+                "QEMU ends RAM below 4G at {border} ({told}), {whose} hole of {hole} ends it at {wanted}"
             );
             verdict.disagree("device-model-hole", message);
         }

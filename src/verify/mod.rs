@@ -25,8 +25,8 @@ use crate::source::ram_blocks::RamBlock;
 pub struct Evidence {
     /// The stored layout, if there is one.
     pub layout: Option<Layout>,
-    /// The hole that libxl laid RAM out for.
-    pub libxl_hole: Size,
+    /// The hole that libxl laid RAM out for, if it says so: not of a guest that was restored.
+    pub libxl_hole: Option<Size>,
     /// The device model, if there is one to ask.
     pub device_model: Option<DeviceModelState>,
     /// The loader's first run, if the log still has it.
@@ -103,6 +103,13 @@ pub fn verify(evidence: &Evidence) -> Verdict {
             "the beginning of the loader's log is gone (boot Xen with conring_size=1M): only what is left is compared",
         ),
         Some(_) => {}
+    }
+    if evidence.libxl_hole.is_none() {
+        verdict.note(
+            "no-libxl-hole",
+            "libxl does not say for which hole it laid RAM out (the guest was restored, or soft-reset): QEMU's is held against \
+             the layout's",
+        );
     }
     if evidence.device_model.is_none() {
         verdict.note("no-device-model", "the guest has no device model that could be asked");

@@ -24,6 +24,9 @@ use crate::xenstore::{Domid, StoreError};
 /// How long a transaction that others disturb is tried again.
 const PERSEVERANCE: Duration = Duration::from_secs(10);
 
+/// What libxl writes for every guest that it builds, where it writes the hole for some.
+const WRITTEN_WITH_HOLE: &str = "platform/acpi";
+
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
@@ -179,15 +182,17 @@ impl Store {
         })?
     }
 
-    /// The hole that libxl lays the domain's RAM out for: it writes the size where the administrator gave one or a
+    /// The hole that libxl laid the domain's RAM out for: it writes the size where the administrator gave one or a
     /// helper asked for it (libxl_create.c, libxl__domain_build), and takes 256 MiB where it writes none. Read as
-    /// hvmloader reads it.
+    /// hvmloader reads it. `None` where it did not build the domain: a restore and a soft reset write none of these keys.
     ///
     /// # Errors
     /// As [`Store::read_domain_key`].
-    pub fn libxl_hole(&self, domid: Domid) -> Result<Size, StoreError> {
-        let value = self.read_domain_key(domid, MMIO_HOLE_SIZE)?;
-        Ok(value.and_then(|value| demanded_hole(&value)).unwrap_or(DEFAULT_HOLE))
+    pub fn libxl_hole(&self, domid: Domid) -> Result<Option<Size>, StoreError> {
+        if let Some(value) = self.read_domain_key(domid, MMIO_HOLE_SIZE)? {
+            return Ok(Some(demanded_hole(&value).unwrap_or(DEFAULT_HOLE)));
+        }
+        Ok(self.read_domain_key(domid, WRITTEN_WITH_HOLE)?.map(|_| DEFAULT_HOLE))
     }
 
     /// The value of one of the domain's own keys, such as `platform/mmio_hole_size`. Only for what the guest

@@ -94,6 +94,8 @@ fn stored(daemon: &Daemon) -> (PathBuf, Value) {
     daemon.make_domain(7);
     let guest = guest(&daemon.directory, "one", &SIZES);
     apply(&daemon.socket(), 7, &guest).succeeded();
+    // As libxl does when it builds the domain.
+    daemon.client().write("/local/domain/7/platform/acpi", "1").unwrap();
     let layout = serde_json::from_str(&show(&daemon.socket(), 7).succeeded()).unwrap();
     crate::schema::check("layout-1", &layout);
     (guest, layout)
@@ -126,6 +128,16 @@ fn verify_agrees_about_a_guest_that_is_as_stored(kind: Kind) {
     assert_eq!(text, "domain 7: all agree about 2 BARs\n");
     let json = verify(&daemon, &device_model(&daemon, &layout, |_| {}), &log, &["--format", "json"]);
     assert!(codes(json).is_empty());
+
+    // A restored domain has no such keys: nothing is known of libxl's hole, and QEMU's is held against the layout.
+    daemon.client().rm("/local/domain/7/platform").unwrap();
+    let text = verify(&daemon, &device_model(&daemon, &layout, |_| {}), &log, &[]).succeeded();
+    assert!(
+        text.starts_with("domain 7: all agree about 2 BARs\nnote: ") && text.ends_with("[no-libxl-hole]\n"),
+        "{text}"
+    );
+    let other = device_model(&daemon, &layout, |answers| answers[2] = json!(2_u64 << 30));
+    assert_eq!(codes(verify(&daemon, &other, &log, &["--format", "json"])), ["device-model-hole"]);
 
     // libxl starts a stub domain after the layout was stored, whose part for the device model stays with domain 0.
     daemon.make_domain(9);
