@@ -99,6 +99,22 @@ fn a_share_is_a_page_at_least() {
 }
 
 #[test]
+fn what_virtual_functions_need_below_4g_is_found_beside_many_that_can_go_up() {
+    // Three A100 SXM: 1G each below 4 GiB, at multiples of 64M, where there is no third aligned 1G.
+    let bar = |reg: u8, kind: &str, size: u64| json!({"reg": reg, "kind": kind, "size": size, "prefetch": kind == "mem64"});
+    let card = |slot: u8| {
+        let vfs = [bar(0x10, "mem32", 64 * M), bar(0x14, "mem64", 4 * G), bar(0x1c, "mem64", 32 * M)];
+        let own = [bar(0x10, "mem32", 16 * M), bar(0x14, "mem64", 64 * G), bar(0x1c, "mem64", 32 * M)];
+        device(slot, json!({"bars": own, "sriov": {"total_vfs": 16, "bars": vfs}}))
+    };
+    let layout = planned(&guest(46, Value::from([card(4), card(5), card(6)].to_vec())));
+    // 3184M would do, with more MTRRs than there are.
+    assert_eq!(layout.mmio_hole_size.get(), 3200 * M);
+    let refusal = refused(&guest(46, Value::from([card(4), card(5), card(6), card(7)].to_vec())));
+    assert_eq!(refusal.blocking.iter().map(|bar| bar.size.get()).collect::<Vec<_>>(), [G; 4]);
+}
+
+#[test]
 fn many_physical_functions_are_planned_and_stay_where_they_were() {
     // A network card's four ports and a GPU whose virtual functions take 3.5G: no search through every place of each.
     let bar = |reg: u8, kind: &str, size: u64| json!({"reg": reg, "kind": kind, "size": size, "prefetch": kind == "mem64"});

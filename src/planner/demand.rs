@@ -82,13 +82,15 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// How much more it takes as a block; a reservation is never made one, for a layout has it as it was asked for.
+    /// Whether it is hot-plug space, which a layout has as it was asked for and not rounded up.
+    fn is_reservation(&self) -> bool {
+        matches!(self.content, StretchContent::Reservation(_))
+    }
+
+    /// How much more it takes as a block.
     fn lost_as_block(&self) -> Size {
-        let block = match self.content {
-            StretchContent::VfBars(_) => self.shape.size.next_power_of_two(),
-            StretchContent::Reservation(_) => None,
-        };
-        block.unwrap_or(Size::new(u64::MAX)).saturating_sub(self.shape.size)
+        let block = self.shape.size.next_power_of_two().unwrap_or(Size::new(u64::MAX));
+        block.saturating_sub(self.shape.size)
     }
 }
 
@@ -120,8 +122,9 @@ pub struct Demand {
     pub stretches: Vec<Stretch>,
 }
 
-/// How many stretches are searched a place for; every one more multiplies the places that would have to be tried.
-const MOST_STRETCHES: usize = 4;
+/// How many stretches are searched a place for, of those that must lie low and of all others; every one more multiplies
+/// the places that would have to be tried.
+const MOST_STRETCHES: (usize, usize) = (4, 2);
 
 /// The guest's functions, sorted by the bridge they sit behind and where they are.
 struct Buses<'a>(Vec<&'a Device>);
@@ -168,12 +171,17 @@ impl Demand {
 
     /// Where there are too many stretches to be searched, makes blocks of those that it takes least from.
     fn round_up_many(&mut self) {
-        let (kept, mut others): (Vec<_>, Vec<_>) =
+        let (kept, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.stretches).into_iter().partition(|stretch| stretch.pinned.is_some());
-        others.sort_by_key(|stretch| Reverse(stretch.lost_as_block()));
-        let mut others = others.into_iter();
-        self.stretches = kept.into_iter().chain(others.by_ref().take(MOST_STRETCHES)).collect();
-        self.wanted.extend(others.filter_map(rounded_up));
+        let (mut low, mut others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|stretch| stretch.zone == Zone::Low);
+        // Below 4 GiB it is the alignment of a large block that costs most, above what it is larger.
+        low.sort_by_key(|stretch| Reverse((stretch.is_reservation(), stretch.shape.size)));
+        others.sort_by_key(|stretch| Reverse((stretch.is_reservation(), stretch.lost_as_block())));
+        let (mut low, mut others) = (low.into_iter(), others.into_iter());
+        let searched = low.by_ref().take(MOST_STRETCHES.0).chain(others.by_ref().take(MOST_STRETCHES.1));
+        self.stretches = kept.into_iter().chain(searched).collect();
+        self.wanted.extend(low.chain(others).filter_map(rounded_up));
         self.wanted.sort_by_key(|wanted| (wanted.bdf, wanted.reg));
     }
 
@@ -219,6 +227,15 @@ impl Demand {
             let pin = pins.get(&Key::vf(bars)).filter(|pin| pin.size() == stretch.shape.size);
             stretch.pinned = pin.map(|pin| pin.start());
         }
+    }
+
+    /// How much memory everything that has no place yet takes.
+    pub fn bytes(&self) -> Size {
+        let stretches = self.stretches.iter().filter(|stretch| stretch.pinned.is_none());
+        let stretches = stretches.fold(Size::ZERO, |sum, stretch| sum.saturating_add(stretch.shape.size));
+        [&self.low, &self.either, &self.high]
+            .into_iter()
+            .fold(stretches, |sum, blocks| sum.saturating_add(blocks.total()))
     }
 
     /// What is pinned on the root bus: whose it is, where it may be, and where it is.

@@ -47,6 +47,11 @@ impl FreeSpace {
         &self.ranges
     }
 
+    /// How many bytes are free.
+    pub fn bytes(&self) -> Size {
+        self.ranges.iter().fold(Size::ZERO, |sum, range| sum.saturating_add(range.size()))
+    }
+
     /// How many bytes are free in naturally aligned blocks of `block` bytes (a power of two).
     ///
     /// This is all that decides whether aligned powers of two fit, largest first (docs/planner.md).

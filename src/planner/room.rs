@@ -107,6 +107,9 @@ impl Room {
     /// Whether all of `demand` fits when the `wanted` largest 64-bit blocks go up wherever they can: then what goes up.
     /// Of the stretches that may go either way as few go up as will do.
     pub fn fit(&self, demand: &Demand, wanted: u64) -> Option<Up> {
+        if demand.bytes() > self.low.bytes().saturating_add(self.high.bytes()) {
+            return None;
+        }
         let either: Vec<usize> = demand.stretches_in(Zone::Either).collect();
         if either.is_empty() {
             let numbers = |zone| demand.stretches_in(zone).collect();

@@ -9,7 +9,7 @@ use super::choose::possible;
 use super::conflict::{Conflict, conflicting};
 use super::demand::Demand;
 use super::room::{Obstacle, Room};
-use crate::address::{Address, Range, Size};
+use crate::address::{Address, Size};
 use crate::guest::{
     FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, RESERVED_TYPE, SMALLEST_HOLE, WIDEST,
 };
@@ -245,16 +245,13 @@ fn largest_free(guest: &Guest, options: &Options) -> String {
     match room {
         None => "no hole can be had at all".to_owned(),
         Some(room) => {
-            let free = |ranges: &[Range]| {
-                Size::new(ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.size().get())))
-            };
             format!(
                 "the largest hole, {}, has {} free below 4G (largest aligned block {}), and above 4G {} are free \
                  (largest aligned block {})",
                 room.hole,
-                free(room.low.ranges()).rough(),
+                room.low.bytes().rough(),
                 room.low.largest_block(),
-                free(room.high.ranges()).rough(),
+                room.high.bytes().rough(),
                 room.high.largest_block(),
             )
         }
