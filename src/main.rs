@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use xen_pci_layout::command::{Answer, CommandLine, Failure};
+use xen_pci_layout::report::printable;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
                 // If this cannot be written either, the exit code and standard error still say it.
                 let _ = writeln!(out, "{}", failure.to_json()).and_then(|()| out.flush());
             }
-            let _ = writeln!(io::stderr(), "xen-pci-layout: {failure}");
+            // It may quote the input.
+            let lines: Vec<String> = failure.to_string().lines().map(printable).collect();
+            let _ = writeln!(io::stderr(), "xen-pci-layout: {}", lines.join("\n"));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -96,6 +96,17 @@ fn a_border_that_libxl_and_qemu_see_differently_is_warned_of_where_no_plan_mends
 }
 
 #[test]
+fn what_a_terminal_would_obey_is_not_passed_on() {
+    let name = ",\"name\":\"a\\u001b[31m\"";
+    let output = run(&["plan", "-"], &guest("mem32", 4096, name));
+    assert!(text(&output.stdout).starts_with("a\u{fffd}[31m: "), "{}", text(&output.stdout));
+    let output = run(&["plan", "-"], "name = \"a\"\ntype = \"\u{1b}[31m\"\n");
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(error.contains("\u{fffd}[31m") && !error.contains('\u{1b}'), "{error}");
+}
+
+#[test]
 fn a_batch_answers_every_line_in_order() {
     let lines = [
         guest("mem32", 4096, ",\"id\":1"),

@@ -9,6 +9,7 @@ use crate::guest::{FIXED_REGIONS, Guest, IO_WINDOW};
 use crate::hvmloader::{Outcome, PredictedBar, Prediction};
 use crate::layout::{Layout, ReservedKind, VARIABLE_MTRRS, WindowKind};
 use crate::pci::{BarKind, Bdf, Device, Sbdf};
+use crate::report::printable;
 
 /// What people call a function with that vendor and device ID, where it is known.
 pub type NameOf<'a> = &'a dyn Fn(u16, u16) -> Option<String>;
@@ -129,7 +130,7 @@ impl Map {
         let hole = Address::FOUR_GIB.checked_sub(layout.mmio_hole_size);
         let hole = hole.and_then(|start| Range::new(start, Address::FOUR_GIB));
         let mut map = Self {
-            name: layout.name.clone().unwrap_or_else(|| "guest".to_owned()),
+            name: printable(layout.name.as_deref().unwrap_or("guest")),
             heading: format!(
                 "mmio_hole={} MiB, {}-bit addresses, {} of {VARIABLE_MTRRS} MTRRs",
                 layout.mmio_hole_size.get() >> 20,
@@ -175,7 +176,7 @@ impl Map {
             host: device.host,
         };
         let mut map = Self {
-            name: guest.name.clone().unwrap_or_else(|| "guest".to_owned()),
+            name: printable(guest.name.as_deref().unwrap_or("guest")),
             heading: format!("stock hvmloader of {loader}"),
             limit: limit(guest.phys_bits),
             hole: Range::new(prediction.pci_mem_start, Address::FOUR_GIB),
@@ -318,6 +319,6 @@ fn limit(phys_bits: u8) -> Address {
 }
 
 fn name(model: Option<&str>, (vendor, device): (u16, u16), names: NameOf<'_>) -> String {
-    let known = model.map(str::to_owned).or_else(|| names(vendor, device));
+    let known = model.map(printable).or_else(|| names(vendor, device));
     known.unwrap_or_else(|| format!("{vendor:04x}:{device:04x}"))
 }

@@ -12,6 +12,11 @@ pub mod shadow;
 pub mod svg;
 pub mod text;
 
+/// A text from elsewhere as it may be shown: what a terminal would obey is replaced.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|shown| if shown.is_control() { char::REPLACEMENT_CHARACTER } else { shown }).collect()
+}
+
 /// How maps are shown.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {

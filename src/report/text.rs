@@ -7,8 +7,8 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::Look;
 use super::map::{Item, Map, MapDevice, What};
+use super::{Look, printable};
 use crate::address::{Address, Range, Size};
 use crate::layout::{Layout, Warning, WindowKind};
 use crate::pci::Bdf;
@@ -50,7 +50,7 @@ pub fn about(out: &mut dyn Write, origins: &[String], warnings: &[Warning]) -> i
 /// A warning as a sentence with its code.
 pub fn warning_text(warning: &Warning) -> String {
     let about = warning.bdf.map(|bdf| format!("{bdf}: ")).unwrap_or_default();
-    format!("{about}{} [{}]", warning.message, warning.code)
+    format!("{about}{} [{}]", printable(&warning.message), warning.code)
 }
 
 /// Writes a map.
