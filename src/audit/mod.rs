@@ -26,14 +26,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Size};
+use crate::guest::PAGE_SIZES;
 use crate::pci::{BarKind, Sbdf};
 use crate::source::host::{Host, HostError};
 
 /// The version of the JSON form, the value of its `schema` key.
 pub const SCHEMA: &str = "audit/1";
-
-/// The page sizes that guests and hosts have: 4, 16 and 64 KiB.
-pub const PAGE_SIZES: [Size; 3] = [Size::new(4 << 10), Size::new(16 << 10), Size::new(64 << 10)];
 
 /// What the host's own description leaves open.
 #[derive(Clone, Copy, Debug)]

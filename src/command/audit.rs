@@ -11,6 +11,7 @@ use super::look::LookArguments;
 use super::{Answer, Failure, Format, write_json};
 use crate::address::Size;
 use crate::audit::{self, Options};
+use crate::guest::PAGE_SIZES;
 use crate::pci::Sbdf;
 use crate::report;
 
@@ -44,7 +45,7 @@ pub struct Audit {
 
 fn page_size_argument(text: &str) -> Result<Size, String> {
     let size = super::size_argument(text)?;
-    if audit::PAGE_SIZES.contains(&size) { Ok(size) } else { Err("a page has 4K, 16K or 64K".to_owned()) }
+    if PAGE_SIZES.contains(&size) { Ok(size) } else { Err("a page has 4K, 16K or 64K".to_owned()) }
 }
 
 impl Audit {

@@ -10,10 +10,8 @@ use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use crate::guest::PAGE_SIZES;
 use crate::layout::Layout;
-
-/// The page sizes that a layout may have.
-const PAGE_SIZES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
 
 /// Reads a layout; `-` is standard input.
 pub fn read(path: &Path) -> Result<Layout, Failure> {
@@ -24,11 +22,14 @@ fn parse(path: &Path, text: &str) -> Result<Layout, Failure> {
     let wrong = |problem: String| Failure::Input(format!("{}: {problem}", path.display()));
     let mut json = serde_json::Deserializer::from_str(text);
     let layout: Layout = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let place = error.path().to_string();
-        wrong(format!("no layout (as plan --format json writes it): {place}: {}", error.into_inner()))
+        let place = match error.path().to_string() {
+            path if path == "." => String::new(),
+            path => format!("{path}: "),
+        };
+        wrong(format!("no layout (as plan --format json writes it): {place}{}", error.into_inner()))
     })?;
     json.end().map_err(|error| wrong(format!("after the layout: {error}")))?;
-    if !PAGE_SIZES.contains(&layout.page_size.get()) {
+    if !PAGE_SIZES.contains(&layout.page_size) {
         return Err(wrong(format!("page_size {}: must be 4096, 16384 or 65536", layout.page_size.get())));
     }
     Ok(layout)

@@ -19,6 +19,9 @@ pub const HOLE_GRANULARITY: Size = Size::new(2 << 20);
 /// ACPI data, I/O APIC, HPET, LAPIC, firmware).
 pub const FIXED_REGIONS: Address = Address::new(0xfc00_0000);
 
+/// The page sizes that a guest or its host may have.
+pub const PAGE_SIZES: [Size; 3] = [Size::new(4 << 10), Size::new(16 << 10), Size::new(64 << 10)];
+
 /// The widest physical addresses that a processor has, bits.
 pub const WIDEST: u8 = 52;
 

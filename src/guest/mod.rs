@@ -11,7 +11,8 @@ mod wanted;
 
 pub use loader_keys::{ALLOW_MEMORY_RELOCATE, MMIO_HOLE_SIZE, PLATFORM_BAR_UC, demanded_hole, strtoll};
 pub use machine::{
-    DEFAULT_HOLE, FIXED_REGIONS, HOLE_GRANULARITY, HostCpu, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE, WIDEST,
+    DEFAULT_HOLE, FIXED_REGIONS, HOLE_GRANULARITY, HostCpu, IO_WINDOW, LARGEST_HOLE, PAGE_SIZES,
+    SMALLEST_HOLE, WIDEST,
 };
 pub use memory::{DEVICE_MODEL_ALIGNMENT, MemoryMapEntry, MemoryRange, RESERVED_TYPE, RamLayout};
 pub use wanted::AnyOf;

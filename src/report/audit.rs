@@ -4,7 +4,8 @@
 use std::io::{self, Write};
 
 use crate::address::Size;
-use crate::audit::{AuditedDevice, Finding, PAGE_SIZES, Report, Severity, list};
+use crate::audit::{AuditedDevice, Finding, Report, Severity, list};
+use crate::guest::PAGE_SIZES;
 
 /// Writes the whole report.
 ///

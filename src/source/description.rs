@@ -7,11 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::address::{Address, Size};
-use crate::guest::Guest;
+use crate::guest::{Guest, PAGE_SIZES};
 use crate::pci::{BarKind, Bdf, Device};
-
-/// The page sizes that a guest or its host may have.
-const PAGE_SIZES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
 
 /// What is wrong with a guest description.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +84,7 @@ pub fn parse_device(text: &str) -> Result<Device, DescriptionError> {
         .map_err(|problem| DescriptionError::Shape { place: "after the device".to_owned(), problem })?;
     resize(&mut device)?;
     validate_device(&device)?;
+    validate_bus(&device)?;
     Ok(device)
 }
 
@@ -105,7 +103,7 @@ pub fn validate(guest: &Guest) -> Result<(), DescriptionError> {
     if !(32..=52).contains(&guest.phys_bits) {
         return wrong(format!("phys_bits {}: a guest's width is 32 to 52 bits", guest.phys_bits));
     }
-    if !PAGE_SIZES.contains(&guest.page_size.get()) {
+    if !PAGE_SIZES.contains(&guest.page_size) {
         return wrong(format!("page_size {}: must be 4096, 16384 or 65536", guest.page_size.get()));
     }
     let top = Address::new(1 << 52);
@@ -140,14 +138,7 @@ fn validate_bridge(devices: &BTreeMap<Bdf, &Device>, device: &Device) -> Result<
     let wrong = |problem: String| Err(DescriptionError::Device { bdf: device.bdf, problem });
     let mut at = device;
     for _ in 0..=u8::MAX {
-        let Some(bridge) = at.bridge else {
-            return match at.bdf.bus() {
-                0 => Ok(()),
-                bus => {
-                    wrong(format!("{} is on bus {bus:02x} and names no bridge that it sits behind", at.bdf))
-                }
-            };
-        };
+        let Some(bridge) = at.bridge else { return validate_bus(at) };
         match devices.get(&bridge) {
             Some(other) if other.is_bridge() => at = other,
             Some(_) => return wrong(format!("its bridge {bridge} has no header type 1")),
@@ -155,6 +146,16 @@ fn validate_bridge(devices: &BTreeMap<Bdf, &Device>, device: &Device) -> Result<
         }
     }
     wrong("sits behind more bridges than there are buses: they form a ring".to_owned())
+}
+
+/// Without a bridge above it a function is on the root bus, which is bus 0.
+fn validate_bus(device: &Device) -> Result<(), DescriptionError> {
+    let Device { bdf, bridge, .. } = device;
+    if bridge.is_some() || bdf.bus() == 0 {
+        return Ok(());
+    }
+    let problem = format!("is on bus {:02x} and names no bridge that it sits behind", bdf.bus());
+    Err(DescriptionError::Device { bdf: *bdf, problem })
 }
 
 fn validate_device(device: &Device) -> Result<(), DescriptionError> {
@@ -277,6 +278,9 @@ mod tests {
         assert!(error(text).contains("ring"));
         let text = r#"{"phys_bits":39,"low_mem_pgend":1,"devices":[
             {"bdf":"01:00.0","vendor":1,"device":1,"class":512}]}"#;
-        assert!(error(text).contains("01:00.0 is on bus 01 and names no bridge"), "{}", error(text));
+        let expected = "device 01:00.0: is on bus 01 and names no bridge that it sits behind";
+        assert_eq!(error(text), expected);
+        let device = r#"{"bdf":"01:00.0","vendor":1,"device":1,"class":512}"#;
+        assert_eq!(parse_device(device).unwrap_err().to_string(), expected);
     }
 }
