@@ -21,6 +21,13 @@ patched_toolstack() {
     xl() { LD_LIBRARY_PATH=/patched/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH /patched/usr/lib/xen-4.17/bin/xl "$@"; }
 }
 
+# helper LINE...: a script in the place of libxl's helper.
+helper() {
+    printf '%s\n' '#!/bin/sh' "$@" >/run/helper
+    chmod +x /run/helper
+    export LIBXL_PCI_LAYOUT_HELPER=/run/helper
+}
+
 # note TEXT: a line of the scenario's own account, with dom0's uptime.
 note() { printf '[%7.1f] %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$*"; }
 
