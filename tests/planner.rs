@@ -385,6 +385,19 @@ proptest! {
 }
 
 #[test]
+fn no_address_of_a_layout_is_past_52_bits() {
+    let mut guest = guest_with(G, 52, &[(BarKind::Mem64, G)]);
+    for (addr, size) in [(1 << 63, 4096), ((1 << 52) - 4096, 8192)] {
+        let (addr, size) = (Address::new(addr), Size::new(size));
+        guest.memory_map.push(MemoryMapEntry { addr, size, kind: RESERVED_TYPE });
+    }
+    let layout = plan(&guest, &Options::default()).unwrap();
+    let reserved: Vec<_> =
+        layout.reserved_memory.iter().map(|memory| (memory.start.get(), memory.size.get())).collect();
+    assert_eq!(reserved, [((1 << 52) - 4096, 4096)]);
+}
+
+#[test]
 fn ports_that_are_too_few_are_counted_in_ports_and_no_hole_is_blamed() {
     let mut guest = guest_with(G, 39, &[(BarKind::Io, 8 << 10), (BarKind::Io, 16 << 10)]);
     guest.xenstore.insert("platform/mmio_hole_size".to_owned(), G.to_string());

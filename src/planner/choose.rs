@@ -11,7 +11,7 @@ use super::high_window::{self, Content, HighWindow};
 use super::room::{Room, Up, may_fit, most_room};
 use super::size_classes::SizeClasses;
 use crate::address::{Address, Range, Size};
-use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE};
+use crate::guest::{FIXED_REGIONS, Guest, HOLE_GRANULARITY, IO_WINDOW, LARGEST_HOLE, SMALLEST_HOLE, WIDEST};
 use crate::layout::{
     BridgeWindows, Layout, LayoutDevice, PlacedVfBars, Reservation, ReservedKind, ReservedMemory,
     VARIABLE_MTRRS, Warning, Window, WindowKind, variable_mtrrs,
@@ -445,7 +445,10 @@ fn describe(guest: &Guest, chosen: &Arrangement, layout: &mut Layout) -> Option<
     for ram in layout.ram() {
         uncovered = uncovered.iter().flat_map(|range| range.without(ram)).collect();
     }
+    // No processor reaches what lies above, and a layout names no such address.
+    let reachable = Range::new(Address::ZERO, Address::new(1 << WIDEST))?;
     let rdm = guest.reserved_device_memory().chain(uncovered);
+    let rdm = rdm.filter_map(|range| range.intersection(reachable));
     let rdm = rdm.map(|range| reserved(range, ReservedKind::Rdm));
     let device_model = ram.device_model.iter().map(|range| reserved(*range, ReservedKind::DeviceModel));
     let swallowed = guest.hypertransport_hole().map(|range| reserved(range, ReservedKind::Hypertransport));
