@@ -327,6 +327,26 @@ prop_compose! {
     }
 }
 
+#[test]
+fn three_stretches_and_two_bars_fill_the_high_window_to_the_last_byte() {
+    judge(&World {
+        page: 4 * K,
+        cell: 64 * M,
+        bases: [0, 4 * G],
+        ram: M,
+        phys_bits: 33,
+        device_model: Vec::new(),
+        rdm: Vec::new(),
+        bars: vec![(true, 512 * M), (true, G)],
+        // Next to the reservation there is a place for the seven, and only then one for the six.
+        virtual_bars: vec![(true, 128 * M, 6), (true, 64 * M, 7)],
+        reserve: [0, 21 * 64 * M],
+        demanded: None,
+        high_above: None,
+    })
+    .unwrap();
+}
+
 /// How many worlds of each kind.
 fn worlds() -> u32 {
     std::env::var("SEARCH_WORLDS").map_or(200, |count| count.parse().unwrap())

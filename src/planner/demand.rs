@@ -124,7 +124,7 @@ pub struct Demand {
 
 /// How many stretches are searched a place for, of those that must lie low and of all others; every one more multiplies
 /// the places that would have to be tried.
-const MOST_STRETCHES: (usize, usize) = (4, 2);
+const MOST_STRETCHES: (usize, usize) = (4, 3);
 
 /// The guest's functions, sorted by the bridge they sit behind and where they are.
 struct Buses<'a>(Vec<&'a Device>);

@@ -105,20 +105,36 @@ impl FreeSpace {
         shapes: &[Shape],
         mut good: impl FnMut(&Self, &[Shape]) -> bool,
     ) -> Option<Vec<Range>> {
-        let mut tries = MOST_TRIES;
-        let mut places = Vec::with_capacity(shapes.len());
-        if self.carve_in(shapes, &mut places, &mut tries, &mut good).is_some() {
-            return Some(places);
+        // A shape that finds no place alone finds none beside others, whatever the order.
+        for (index, shape) in shapes.iter().enumerate() {
+            let others: Vec<Shape> = shapes
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, other)| *other)
+                .collect();
+            let mut places = self.ranges.iter().flat_map(|range| candidates(*range, *shape));
+            if !others.is_empty() && !places.any(|place| good(&self.without(place), &others)) {
+                return None;
+            }
         }
-        if shapes.len() > 1 {
-            // A place next to another shape's is only looked at once that one has its place.
-            let backwards: Vec<Shape> = shapes.iter().rev().copied().collect();
-            places.clear();
-            self.carve_in(&backwards, &mut places, &mut tries, &mut good)?;
-            places.reverse();
-            return Some(places);
-        }
-        None
+        let orders = orders(shapes.len());
+        let most = MOST_TRIES.checked_div(u32::try_from(orders.len()).ok()?)?;
+        orders.into_iter().find_map(|order| {
+            let mut tries = most;
+            let ordered: Vec<Shape> = order.iter().filter_map(|index| shapes.get(*index)).copied().collect();
+            let mut places = Vec::with_capacity(shapes.len());
+            self.carve_in(&ordered, &mut places, &mut tries, &mut good)?;
+            let mut placed: Vec<(usize, Range)> = order.into_iter().zip(places).collect();
+            placed.sort_unstable_by_key(|(index, _)| *index);
+            Some(placed.into_iter().map(|(_, place)| place).collect())
+        })
+    }
+
+    fn without(&self, taken: Range) -> Self {
+        let mut left = self.clone();
+        left.remove(taken);
+        left
     }
 
     fn carve_in(
@@ -134,10 +150,8 @@ impl FreeSpace {
         }
         let Some((shape, rest)) = shapes.split_first() else { return Some(()) };
         self.ranges.iter().flat_map(|range| candidates(*range, *shape)).find_map(|place| {
-            let mut left = self.clone();
-            left.remove(place);
             places.push(place);
-            let found = left.carve_in(rest, places, tries, good);
+            let found = self.without(place).carve_in(rest, places, tries, good);
             if found.is_none() {
                 places.pop();
             }
@@ -146,8 +160,26 @@ impl FreeSpace {
     }
 }
 
-/// How often `good` is asked about several shapes at most. One shape alone has far fewer places.
+/// How often `good` is asked about several shapes at most, all orders together. One shape alone has far fewer places.
 const MOST_TRIES: u32 = 4096;
+
+/// Up to how many shapes all orders of them are tried.
+const MOST_ORDERED: usize = 4;
+
+/// The orders in which that many shapes are placed, first their own. A place next to another shape's is only looked at
+/// once that one has its place.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count > MOST_ORDERED {
+        return vec![(0..count).collect(), (0..count).rev().collect()];
+    }
+    (0..count).fold(vec![Vec::new()], |orders, _| {
+        let longer = |order: &Vec<usize>| {
+            let left = (0..count).filter(|index| !order.contains(index));
+            left.map(|index| [order.as_slice(), &[index]].concat()).collect::<Vec<_>>()
+        };
+        orders.iter().flat_map(longer).collect()
+    })
+}
 
 /// A stretch of address space that need be no power of two, or no multiple of its own size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
