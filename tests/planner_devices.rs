@@ -115,6 +115,35 @@ fn what_virtual_functions_need_below_4g_is_found_beside_many_that_can_go_up() {
 }
 
 #[test]
+fn all_that_is_said_of_a_guest_is_the_same_whatever_the_order_of_its_devices() {
+    let bar = |reg: u8, kind: &str, size: u64| json!({"reg": reg, "kind": kind, "size": size});
+    let sizes = json!([M, 2 * M]);
+    let card = |slot: u8| {
+        device(
+            slot,
+            json!({"bars": [bar(0x10, "mem1m", 64 * M), bar(0x14, "mem1m", M), bar(0x18, "mem64", M)],
+            "sriov": {"total_vfs": 7, "bars": [bar(0x10, "mem64", 4096), bar(0x18, "mem64", 4096)]},
+            "virtual_function": true, "resizable": [{"reg": 0x18, "sizes": sizes}]}),
+        )
+    };
+    for bits in [46, 32] {
+        let mut there = guest(bits, Value::from([card(4), card(5), card(6)].to_vec()));
+        let mut refusable = there.clone();
+        refusable.devices[1].bars[0].size = Size::new(2 * G);
+        let (layout, refusal) = (planned(&there), refused(&refusable));
+        for guest in [&mut there, &mut refusable] {
+            guest.devices.reverse();
+            for device in &mut guest.devices {
+                device.bars.reverse();
+                device.sriov.as_mut().unwrap().bars.reverse();
+            }
+        }
+        assert_eq!(planned(&there), layout);
+        assert_eq!(refused(&refusable), refusal);
+    }
+}
+
+#[test]
 fn many_physical_functions_are_planned_and_stay_where_they_were() {
     // A network card's four ports and a GPU whose virtual functions take 3.5G: no search through every place of each.
     let bar = |reg: u8, kind: &str, size: u64| json!({"reg": reg, "kind": kind, "size": size, "prefetch": kind == "mem64"});

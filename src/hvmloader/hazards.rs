@@ -224,7 +224,8 @@ impl Found<'_> {
     }
 
     fn bridges(&mut self) {
-        let bridges: Vec<_> = self.guest.devices.iter().filter(|device| device.is_bridge()).collect();
+        let mut bridges: Vec<_> = self.guest.devices.iter().filter(|device| device.is_bridge()).collect();
+        bridges.sort_unstable_by_key(|bridge| bridge.bdf);
         for bridge in bridges {
             let mistaken = self.prediction.bars.iter().filter(|bar| bar.bdf == bridge.bdf);
             let registers = join(

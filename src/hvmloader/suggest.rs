@@ -141,7 +141,7 @@ fn remedies(guest: &Guest, release: Release, problems: &[Warning]) -> Vec<String
     // Those that are in the way first.
     let mut devices: Vec<_> = with_bars.collect();
     let blocks = |device: &Device| problems.iter().any(|problem| problem.bdf == Some(device.bdf));
-    devices.sort_by_key(|device| !blocks(device));
+    devices.sort_unstable_by_key(|device| (!blocks(device), device.bdf));
     for device in devices.into_iter().take(MOST_DEVICES) {
         let mut fewer = guest.clone();
         fewer.devices.retain(|other| other.bdf != device.bdf);

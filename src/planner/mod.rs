@@ -18,9 +18,12 @@ mod room;
 mod size_classes;
 mod why_not;
 
+use std::borrow::Cow;
+
 use crate::address::Size;
 use crate::guest::Guest;
 use crate::layout::{Layout, Refusal};
+use crate::pci::Device;
 
 /// What the caller asks for beside the guest.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +62,7 @@ impl Options {
 ///
 /// Why there is none, what is in the way, and what would help.
 pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
+    let guest = &*in_order(guest);
     if !options.maps_containing_page && !options.accept_unaligned {
         why_not::unaligned_on_host(guest)?;
     }
@@ -69,4 +73,23 @@ pub fn plan(guest: &Guest, options: &Options) -> Result<Layout, Box<Refusal>> {
         layout.explanation = Some(Box::new(reasons::explain(guest, options, &layout)));
     }
     Ok(layout)
+}
+
+/// The guest with its functions and their BARs in the order of their addresses: what is said of them comes in that order.
+fn in_order(guest: &Guest) -> Cow<'_, Guest> {
+    let is_sorted = |device: &Device| {
+        let mut virtual_functions = device.sriov.iter();
+        device.bars.is_sorted_by_key(|bar| bar.reg)
+            && virtual_functions.all(|functions| functions.bars.is_sorted_by_key(|bar| bar.reg))
+    };
+    if guest.devices.is_sorted_by_key(|device| device.bdf) && guest.devices.iter().all(is_sorted) {
+        return Cow::Borrowed(guest);
+    }
+    let mut sorted = guest.clone();
+    sorted.devices.sort_by_key(|device| device.bdf);
+    for device in &mut sorted.devices {
+        device.bars.sort_by_key(|bar| bar.reg);
+        device.sriov.iter_mut().for_each(|functions| functions.bars.sort_by_key(|bar| bar.reg));
+    }
+    Cow::Owned(sorted)
 }
