@@ -94,6 +94,10 @@ fn search(guest: &Guest, release: Release) -> Search {
         if problems.is_empty() {
             return Search::Found(mib);
         }
+        // What stops a loader is found before the hole is looked at: no other hole does better.
+        if problems.iter().any(|problem| problem.code == "crash") {
+            return Search::NotFound { closest: Some(mib), problems };
+        }
         if closest.as_ref().is_none_or(|(fewest, ..)| problems.len() < *fewest) {
             closest = Some((problems.len(), mib, problems));
         }
@@ -233,6 +237,15 @@ mod tests {
         let suggestion = suggest(&guest, release());
         assert_eq!(suggestion.mmio_hole, None);
         assert!(suggestion.problems.iter().any(|problem| problem.code == "no-space"), "{suggestion:?}");
+        assert_eq!(suggestion.remedies, ["without 00:04.0 (10de:1eb8) with mmio_hole=256"]);
+    }
+
+    #[test]
+    fn where_the_loader_stops_the_device_that_stops_it_is_named() {
+        let switch = device(4, r#"{"reg": 16, "kind": "mem32", "size": 33554432}"#).replace("770", "1664");
+        let suggestion = suggest(&guest(0x80000, 0, &switch), release());
+        assert_eq!((suggestion.mmio_hole, suggestion.closest), (None, Some(256)));
+        assert_eq!(suggestion.problems[0].code, "crash");
         assert_eq!(suggestion.remedies, ["without 00:04.0 (10de:1eb8) with mmio_hole=256"]);
     }
 
