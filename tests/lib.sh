@@ -69,11 +69,11 @@ debian_kernel() {
     mv "$CACHE/audit-kernel.new" "$KERNEL"
 }
 
-# suite_apt SUITE: sets `suite_options`, apt's for another Debian release's main archive than this machine runs, and refreshes its lists; the
-# system's own sources stay as they are. Stages that run at a time take turns: until the shell that called this ends.
+# suite_apt SUITE [deb-src]: sets `suite_options`, apt's for another Debian release's main archive than this machine runs, or for a release's
+# sources, and refreshes its lists; the system's own sources stay as they are. Stages that run at a time take turns: until the shell that called this ends.
 suite_apt() {
     need debian-archive-keyring
-    local suite=$1 home=$CACHE/debian archive
+    local suite=$1 kind=${2:-deb} home=$CACHE/debian archive
     exec 7>"$CACHE/suite-apt.lock"
     flock 7
     apt_update_once
@@ -82,7 +82,7 @@ suite_apt() {
         'Component: main' | sort -u | head -n 1)
     [ -n "$archive" ] || die "apt has no source for Debian's main archive"
     mkdir -p "$home/lists/partial" "$home/cache/archives/partial"
-    printf 'deb [arch=amd64 signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg \
+    printf '%s [arch=amd64 signed-by=%s] %s %s main\n' "$kind" /usr/share/keyrings/debian-archive-keyring.gpg \
         "$archive" "$suite" >"$home/$suite.list"
     suite_options=(-q -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false

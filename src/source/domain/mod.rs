@@ -242,8 +242,9 @@ fn build_board(
         board.add(&Requested::new(controller, ""))?;
     }
     if config.bios.as_deref().is_some_and(|bios| bios.eq_ignore_ascii_case("ovmf")) {
-        let message = "firmware=\"uefi\": an OVMF that was built for Xen keeps BARs where the loader put them; others, Debian's \
-                       ovmf of bookworm among them, give every BAR another address: ask `verify` once the guest runs";
+        let message = "firmware=\"uefi\": EDK II's OVMF for Xen (OvmfXen.dsc) keeps BARs where the loader put them; \
+                       Debian's ovmf of bookworm and of trixie gives every BAR another address: ask `verify` once the \
+                       guest runs";
         warnings.push(Warning::new("uefi-firmware", message));
     }
     if config.graphics_passthrough {

@@ -201,33 +201,45 @@ rows() { sed -n "s/^$2 //p" "$RESULTS/$1/layout.table"; }
 # check_layout NAME LAYOUT: the guest's kernel, its functions' registers and the device model have every BAR where LAYOUT
 # (layout/1) has it, the root bus has LAYOUT's windows and no others, and RAM ends where LAYOUT ends it.
 check_layout() {
+    check_bars "$1" "$2"
+    check_windows "$1"
+    check_ram "$1"
+}
+
+check_bars() {
     checked=$RESULTS/$1
-    log=$checked/guest.log
     tabulate "$1" "$2"
     xl qemu-monitor-command "$1" "info pci" >"$checked/info-pci" || fail "xl qemu-monitor-command $1 'info pci'"
     rows "$1" bar >"$checked/planned-bars"
     [ -s "$checked/planned-bars" ] || fail "$1: a layout without BARs"
     while read -r bdf reg kind address; do
-        check_bar "$log" "$checked/info-pci"
+        check_bar "$checked/guest.log" "$checked/info-pci"
     done <"$checked/planned-bars"
     note "$1: $(wc -l <"$checked/planned-bars") BARs are where they were planned"
+}
 
-    # The kernel prints a window with the last address; the first megabyte's VGA window is not the plan's.
+# The kernel prints a window with the last address; the first megabyte's VGA window is not the plan's.
+check_windows() {
+    checked=$RESULTS/$1
     rows "$1" window |
         while read -r start end; do printf '[mem 0x%08x-0x%08x window]\n' "$start" $((end - 1)); done | sort >"$checked/windows-planned"
-    sed -n 's/.*root bus resource \(\[mem .*\]\)/\1/p' "$log" | grep -vF '0x000a0000-0x000bffff' | sort >"$checked/windows-seen"
+    sed -n 's/.*root bus resource \(\[mem .*\]\)/\1/p' "$checked/guest.log" | grep -vF '0x000a0000-0x000bffff' | sort >"$checked/windows-seen"
     diff "$checked/windows-planned" "$checked/windows-seen" || fail "$1: the windows in _CRS are not the planned ones"
+    note "$1: windows are as planned:$(tr '\n' ' ' <"$checked/windows-seen")"
+}
 
+check_ram() {
+    loader=$RESULTS/$1/hvmloader.log
     ram_end=$(printf '%08x' $(($(rows "$1" low-ram) * 4096)))
-    grep -q "\[..\]: 00000000:00100000 - 00000000:$ram_end: RAM" "$checked/hvmloader.log" || fail "$1: low RAM does not end at $ram_end"
+    grep -q "\[..\]: 00000000:00100000 - 00000000:$ram_end: RAM" "$loader" || fail "$1: low RAM does not end at $ram_end"
     high=$(rows "$1" high-ram)
     if [ "$high" -gt 0 ]; then
         ram_end=$(printf '%08x:%08x' $((high >> 20)) $((high * 4096 & 0xffffffff)))
-        grep -q "\[..\]: 00000001:00000000 - $ram_end: RAM" "$checked/hvmloader.log" || fail "$1: high RAM does not end at $ram_end"
+        grep -q "\[..\]: 00000001:00000000 - $ram_end: RAM" "$loader" || fail "$1: high RAM does not end at $ram_end"
     else
-        ! grep -q '00000001:00000000 - .*: RAM' "$checked/hvmloader.log" || fail "$1: RAM above 4 GiB that was not planned"
+        ! grep -q '00000001:00000000 - .*: RAM' "$loader" || fail "$1: RAM above 4 GiB that was not planned"
     fi
-    note "$1: windows and RAM are as planned:$(tr '\n' ' ' <"$checked/windows-seen")"
+    note "$1: RAM ends as planned"
 }
 
 # One BAR ($bdf $reg $kind $address) in the guest's report $1, and in the device model's "info pci" $2.
