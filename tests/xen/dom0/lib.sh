@@ -11,14 +11,17 @@ fail() {
     exit 1
 }
 
+# Where this release of Xen has its programs.
+XEN=$(echo /usr/lib/xen-4.*)
+
 # The loader that libxl gives to guests, and where an earlier scenario may have put ours.
-LOADER=/usr/lib/xen-4.17/boot/hvmloader
+LOADER=$XEN/boot/hvmloader
 if grep -q " $LOADER " /proc/mounts; then umount "$LOADER"; fi
 
 # patched_toolstack: from here on xl and libxl are ours, and so is the loader in the place where libxl looks for one.
 patched_toolstack() {
     mount --bind "/patched$LOADER" "$LOADER" || fail "no patched loader"
-    xl() { LD_LIBRARY_PATH=/patched/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH /patched/usr/lib/xen-4.17/bin/xl "$@"; }
+    xl() { LD_LIBRARY_PATH=/patched/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH "/patched$XEN/bin/xl" "$@"; }
 }
 
 # helper LINE...: a script in the place of libxl's helper.
